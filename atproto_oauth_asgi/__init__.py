@@ -1,0 +1,3 @@
+"""AT Protocol OAuth for ASGI apps."""
+
+from __future__ import annotations

@@ -1,0 +1,3 @@
+"""What tests of apps and of store plugins need."""
+
+from __future__ import annotations

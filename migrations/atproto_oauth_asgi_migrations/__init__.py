@@ -1,0 +1,3 @@
+"""Database migrations for atproto-oauth-asgi."""
+
+from __future__ import annotations

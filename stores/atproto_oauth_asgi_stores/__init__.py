@@ -1,0 +1,3 @@
+"""Session stores for atproto-oauth-asgi."""
+
+from __future__ import annotations
