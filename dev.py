@@ -19,7 +19,7 @@ import subprocess
 import time
 import tomllib
 import venv
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
@@ -31,7 +31,7 @@ LEVELS = ("demo", "dev")
 
 
 @contextlib.contextmanager
-def lock() -> Iterator[None]:
+def lock() -> Generator[None]:
     """Hold `.venv.lock`, so that of two runs in one checkout only one makes `.venv`."""
     with (ROOT / ".venv.lock").open("a+") as file:
         if sys.platform == "win32":
