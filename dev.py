@@ -86,11 +86,11 @@ def make_venv(level: str) -> None:
         stamp = read_stamp()
         if "making" in stamp or not PYTHON.exists():
             shutil.rmtree(VENV, ignore_errors=True)
-            VENV.mkdir()
+            VENV.mkdir(exist_ok=True)
             stamp = {}
             mark({"making": level})
             try:
-                venv.create(VENV, with_pip=True)
+                venv.create(VENV, with_pip=True, symlinks=os.name != "nt")
             except subprocess.CalledProcessError:
                 sys.exit(
                     "This Python cannot make virtual environments (on Debian: "
@@ -114,7 +114,9 @@ def mark(stamp: dict[str, str]) -> None:
 def environment() -> dict[str, str]:
     """Return this process's environment with the scripts of `.venv` first on the path."""
     path = os.pathsep.join(filter(None, (str(SCRIPTS), os.environ.get("PATH"))))
-    return {**os.environ, "VIRTUAL_ENV": str(VENV), "PATH": path}
+    # Pyright asks its registry for newer versions unless told not to.
+    quiet = {"PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"}
+    return {**quiet, **os.environ, "VIRTUAL_ENV": str(VENV), "PATH": path}
 
 
 def run(command: list[str]) -> None:
