@@ -323,8 +323,9 @@ class Store(Protocol):
         """Give the lease back, for this version and owner only.
 
         With `wait_ms`, add one to `failures` and forbid a refresh for that long. With `unspent`
-        the token request was announced by this owner and certainly not sent: take one off
-        `attempts` (never below 0), and off `first_sent_at` when none is left.
+        the request that this owner announced is known not to have spent the token (it never
+        left, or was answered with a refusal that comes before the token is looked at): take one
+        off `attempts` (never below 0), and clear `first_sent_at` when none is left.
         """
         ...
 
