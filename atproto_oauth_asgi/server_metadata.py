@@ -1,0 +1,131 @@
+"""What an authorization server says about itself (RFC 8414; atproto OAuth: Server Metadata)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Final, cast
+
+from .errors import AddressRefused, NotOAuthCapable
+from .net import NetPolicy
+from .origins import parse_address
+
+#: Field, and values of which none may be missing from its list.
+_MUST_LIST: Final[tuple[tuple[str, frozenset[str]], ...]] = (
+    ("response_types_supported", frozenset({"code"})),
+    ("grant_types_supported", frozenset({"authorization_code", "refresh_token"})),
+    ("code_challenge_methods_supported", frozenset({"S256"})),
+    ("token_endpoint_auth_methods_supported", frozenset({"none", "private_key_jwt"})),
+    ("token_endpoint_auth_signing_alg_values_supported", frozenset({"ES256"})),
+    ("scopes_supported", frozenset({"atproto"})),
+    ("dpop_signing_alg_values_supported", frozenset({"ES256"})),
+)
+_MUST_BE_TRUE: Final = (
+    "authorization_response_iss_parameter_supported",
+    "require_pushed_authorization_requests",
+    "client_id_metadata_document_supported",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerMetadata:
+    """Is the checked metadata of one authorization server.
+
+    `revocation_endpoint` is None when the server has none. `protected_resources` is None when the
+    server does not list the origins it answers for (RFC 9728 §4).
+    """
+
+    issuer: str
+    authorization_endpoint: str
+    token_endpoint: str
+    pushed_authorization_request_endpoint: str
+    revocation_endpoint: str | None
+    prompt_values_supported: frozenset[str]
+    protected_resources: frozenset[str] | None = None
+
+
+def read_server_metadata(
+    issuer: str, document: Mapping[str, object], *, policy: NetPolicy
+) -> ServerMetadata:
+    """Check a metadata document against everything the atproto profile asks of a server.
+
+    Args:
+        issuer: The issuer that was asked; the document must name the very same string.
+        document: The JSON object that came back.
+        policy: Says which addresses are welcome as endpoints.
+
+    Raises:
+        NotOAuthCapable: Something is missing or wrong; the message names it.
+        AddressRefused: An endpoint lies on a port that this process does not talk to.
+    """
+    if document.get("issuer") != issuer:
+        raise _incapable(issuer, "`issuer` is another server's")
+    for field, needed in _MUST_LIST:
+        missing = needed - (_strings(document, field) or frozenset())
+        if missing:
+            raise _incapable(issuer, f"`{field}` lacks {', '.join(sorted(missing))}")
+    if "none" in (_strings(document, "token_endpoint_auth_signing_alg_values_supported") or ()):
+        raise _incapable(issuer, "it accepts client assertions without a signature")
+    for field in _MUST_BE_TRUE:
+        if document.get(field) is not True:
+            raise _incapable(issuer, f"`{field}` is not true")
+    if document.get("require_request_uri_registration", True) is not True:
+        raise _incapable(issuer, "`require_request_uri_registration` is not true")
+    revocation: str | None = None
+    if document.get("revocation_endpoint") is not None:
+        revocation = _endpoint(issuer, document, "revocation_endpoint", policy)
+    resources = document.get("protected_resources")
+    if resources is not None and _strings(document, "protected_resources") is None:
+        raise _incapable(issuer, "`protected_resources` is not a list of strings")
+    return ServerMetadata(
+        issuer=issuer,
+        authorization_endpoint=_endpoint(issuer, document, "authorization_endpoint", policy),
+        token_endpoint=_endpoint(issuer, document, "token_endpoint", policy),
+        pushed_authorization_request_endpoint=_endpoint(
+            issuer, document, "pushed_authorization_request_endpoint", policy
+        ),
+        revocation_endpoint=revocation,
+        prompt_values_supported=_strings(document, "prompt_values_supported") or frozenset(),
+        protected_resources=_strings(document, "protected_resources"),
+    )
+
+
+def _strings(document: Mapping[str, object], field: str) -> frozenset[str] | None:
+    values = document.get(field)
+    if not isinstance(values, list):
+        return None
+    entries = cast("Collection[object]", values)
+    strings = frozenset(entry for entry in entries if isinstance(entry, str))
+    return strings if all(isinstance(entry, str) for entry in entries) else None
+
+
+def _endpoint(issuer: str, document: Mapping[str, object], field: str, policy: NetPolicy) -> str:
+    url = document.get(field)
+    address = (
+        parse_address(
+            url,
+            allow_insecure=policy.allow_insecure_loopback,
+            plain_hosts=policy.allow_private_hosts,
+        )
+        if isinstance(url, str)
+        else None
+    )
+    # An endpoint must not carry a fragment (RFC 6749 §3.1, §3.2).
+    if not isinstance(url, str) or address is None or "#" in url:
+        raise _incapable(issuer, f"`{field}` is not an https URL")
+    local = policy.allow_insecure_loopback and address.loopback
+    known = policy.ports is None or address.port in policy.ports
+    if not (known or local or address.origin in policy.apps):
+        raise AddressRefused(
+            f"The {field} of {issuer} lies on port {address.port}, which this site does not "
+            "connect to; the server must use port 443.",
+            host=address.host,
+        )
+    return url
+
+
+def _incapable(issuer: str, why: str) -> NotOAuthCapable:
+    return NotOAuthCapable(
+        f"{issuer} does not meet the atproto profile of OAuth: {why}. Its operator must mend it.",
+        identifier=issuer,
+    )
