@@ -1,8 +1,13 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import settings
 
 pytest.register_assert_rewrite("atproto_oauth_asgi.testing")
+
+# A slow machine is no finding; the per-test timeout ends what really hangs.
+settings.register_profile("project", deadline=None)
+settings.load_profile("project")
 
 
 @pytest.fixture(scope="session")
