@@ -1,0 +1,262 @@
+"""An httpx transport over httpcore that dials only what the guard allows."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import cache
+from typing import Any, cast
+
+import httpcore
+import httpx
+
+from atproto_oauth_asgi.errors import (
+    BadAnswer,
+    ConfigurationError,
+    FetchError,
+    Unreachable,
+)
+from atproto_oauth_asgi.net_apps import AppCaller
+from atproto_oauth_asgi.net_guard import Guard, GuardedBackend
+from atproto_oauth_asgi.net_policy import NetPolicy
+
+_HTTPCORE_ERRORS = (
+    httpcore.NetworkError,
+    httpcore.TimeoutException,
+    httpcore.ProtocolError,
+    httpcore.ProxyError,
+    OSError,
+)
+
+
+# How httpcore and h11 say that the server went away before its answer was complete.
+_CLOSED = re.compile("disconnected|closed connection")
+
+
+class Departure:
+    """Is the moment a request leaves: what is awaited before it, and whether it has come."""
+
+    __slots__ = ("_before", "error", "left")
+
+    def __init__(self, before: Callable[[], Awaitable[None]] | None = None) -> None:
+        self._before = before
+        #: Whether any byte of the request may have left this process.
+        self.left = False
+        #: What `before` raised, so that it is passed on unchanged.
+        self.error: BaseException | None = None
+
+    async def leave(self) -> None:
+        """Await `before`; when it raises, nothing leaves."""
+        if self._before is not None:
+            try:
+                await self._before()
+            except BaseException as exc:
+                self.error = exc
+                raise
+        self.left = True
+
+
+class GuardedTransport(httpx.AsyncBaseTransport):
+    """Sends requests to hosts that the guard allows, or to the policy's apps in process.
+
+    Follows no redirect, repeats nothing, reads no environment variable. An answer must be encoded
+    as the request allowed: with `Accept-Encoding: identity`, not at all. For each wait of a
+    response's headers the request's read timeout is a total, so a server that drips header bytes
+    gains nothing.
+
+    Raises:
+        AddressRefused: The URL or an address behind it is not allowed; nothing was sent.
+        Unreachable: No connection, or it broke; `sent` says whether bytes may have left.
+        BadAnswer: What came is not HTTP, or is encoded in a way that was not asked for.
+    """
+
+    def __init__(
+        self,
+        policy: NetPolicy,
+        guard: Guard,
+        apps: AppCaller,
+        *,
+        max_connections: int,
+        max_idle: int,
+        idle_seconds: float,
+    ) -> None:
+        self._policy = policy
+        self._guard = guard
+        self._apps = apps
+        self._limits = (max_connections, max_idle, idle_seconds)
+        self._direct: httpcore.AsyncConnectionPool | None = None
+        self._proxied: httpcore.AsyncConnectionPool | None = None
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send one request for `httpx.AsyncClient`."""
+        return await self.send(request, Departure())
+
+    async def send(self, request: httpx.Request, departure: Departure) -> httpx.Response:
+        """Send one request; `departure` tells when, even if this call is cancelled."""
+        app = self._apps.app_for(request.url)
+        if app is not None:
+            await departure.leave()
+            response = await self._apps.call(app, request)
+        else:
+            self._guard.check_url(request.url)
+            response = await self._send_out(request, departure)
+        encoding = response.headers.get("content-encoding", "identity").strip().lower()
+        asked = request.headers.get("accept-encoding", "identity").strip().lower()
+        if encoding not in ("", "identity") and asked == "identity":
+            await response.aclose()
+            message = "The answer is compressed although that was not asked for."
+            raise BadAnswer(message, host=request.url.host, http_status=response.status_code)
+        return response
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        for pool in (self._direct, self._proxied):
+            if pool is not None:
+                await pool.aclose()
+
+    async def _send_out(self, request: httpx.Request, departure: Departure) -> httpx.Response:
+        host = request.url.raw_host.decode("ascii")
+        seconds = _read_timeout(request)
+        timer = asyncio.timeout(None)
+        extensions = cast("dict[str, Any]", request.extensions)
+        outer = extensions.get("trace")
+
+        async def trace(event: str, info: dict[str, object]) -> None:
+            if event == "http11.send_request_headers.started":
+                if cast("httpcore.Request", info["request"]).method == b"CONNECT":
+                    await self._guard.check_tunnel(host)
+                else:
+                    timer.reschedule(None)
+                    await departure.leave()
+            elif event == "http11.receive_response_headers.started" and seconds is not None:
+                timer.reschedule(asyncio.get_running_loop().time() + seconds)
+            if outer is not None:
+                await outer(event, info)
+
+        url = request.url
+        outgoing = httpcore.Request(
+            method=request.method,
+            url=httpcore.URL(
+                scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
+            ),
+            headers=request.headers.raw,
+            content=request.stream,
+            extensions={**extensions, "trace": trace},
+        )
+        try:
+            async with timer:
+                incoming = await self._pool_for(host).handle_async_request(outgoing)
+        except FetchError:
+            raise
+        except httpcore.LocalProtocolError as exc:
+            if exc is departure.error:
+                raise
+            # Not chained: h11 quotes the header's value, which may be a token.
+            message = "The request has a header that HTTP does not allow."
+            raise Unreachable(message, host=host, sent=departure.left) from None
+        except _HTTPCORE_ERRORS as exc:
+            if exc is departure.error:
+                raise
+            raise _typed(exc, host, sent=departure.left) from exc
+        return httpx.Response(
+            incoming.status,
+            headers=incoming.headers,
+            stream=_Body(incoming, host),
+            extensions=incoming.extensions,
+        )
+
+    def _pool_for(self, host: str) -> httpcore.AsyncConnectionPool:
+        # Built late: loading the authorities takes 20 ms, and nobody may ever need them.
+        if self._policy.egress_proxy is not None and not self._guard.is_loopback_peer(host):
+            if self._proxied is None:
+                self._proxied = self._make_pool(_parse_proxy(self._policy))
+            return self._proxied
+        if self._direct is None:
+            self._direct = self._make_pool(None)
+        return self._direct
+
+    def _make_pool(self, proxy: httpcore.Proxy | None) -> httpcore.AsyncConnectionPool:
+        most, idle, seconds = self._limits
+        return httpcore.AsyncConnectionPool(
+            ssl_context=ssl_context(self._policy.ca_file),
+            proxy=proxy,
+            max_connections=most,
+            max_keepalive_connections=idle,
+            keepalive_expiry=seconds,
+            network_backend=GuardedBackend(self._guard.addresses if proxy is None else _as_named),
+        )
+
+
+class _Body(httpx.AsyncByteStream):
+    def __init__(self, incoming: httpcore.Response, host: str) -> None:
+        self._incoming = incoming
+        self._host = host
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            async for chunk in self._incoming.aiter_stream():
+                yield chunk
+        except _HTTPCORE_ERRORS as exc:
+            raise _typed(exc, self._host, sent=True) from exc
+
+    async def aclose(self) -> None:
+        await self._incoming.aclose()
+
+
+@cache
+def ssl_context(ca_file: str | None) -> ssl.SSLContext:
+    """Return the TLS settings that trust the usual authorities and those in `ca_file`.
+
+    One is made for each file and process.
+
+    Raises:
+        ConfigurationError: The file cannot be read or holds no certificate.
+    """
+    context = httpx.create_ssl_context(trust_env=False)
+    if ca_file is not None:
+        try:
+            context.load_verify_locations(ca_file)
+        except OSError as exc:
+            message = f"CA_FILE names {ca_file!r}, which is not a readable file of certificates."
+            raise ConfigurationError(message) from exc
+    return context
+
+
+def _parse_proxy(policy: NetPolicy) -> httpcore.Proxy:
+    message = "EGRESS_PROXY is not the URL of an HTTP proxy: write it as http://host:port."
+    try:
+        url = httpx.URL(policy.egress_proxy or "")
+    except httpx.InvalidURL:
+        raise ConfigurationError(message) from None  # the URL may hold a password
+    if url.scheme not in ("http", "https") or not url.host:
+        raise ConfigurationError(message)
+    return httpcore.Proxy(
+        url=httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=b"/"),
+        auth=(url.username, url.password) if url.userinfo else None,
+        ssl_context=ssl_context(policy.ca_file) if url.scheme == "https" else None,
+    )
+
+
+async def _as_named(host: str) -> list[str]:
+    # The proxy's own host is the operator's choice, not a stranger's.
+    return [host]
+
+
+def _read_timeout(request: httpx.Request) -> float | None:
+    timeouts = cast("dict[str, float | None]", request.extensions.get("timeout", {}))
+    return timeouts.get("read")
+
+
+def _typed(exc: Exception, host: str, *, sent: bool) -> FetchError:
+    if isinstance(exc, httpcore.RemoteProtocolError) and not _CLOSED.search(str(exc)):
+        return BadAnswer(f"The answer of {host!r} is not HTTP/1.1.", host=host)
+    what = "closed the connection" if sent else "cannot be connected to"
+    if isinstance(exc, httpcore.TimeoutException | TimeoutError):
+        what = "did not answer in time"
+    elif isinstance(exc, httpcore.ProxyError):
+        what = "was refused by EGRESS_PROXY"
+    elif isinstance(exc.__cause__, ssl.SSLCertVerificationError):
+        what = "has no valid certificate for that name (CA_FILE can name a private authority)"
+    return Unreachable(f"The server {host!r} {what}.", host=host, sent=sent)
