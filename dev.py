@@ -81,7 +81,7 @@ def make_venv(level: str) -> None:
     with lock():
         if ready(level):
             return
-        print(f"making .venv for Python {sys.version_info[0]}.{sys.version_info[1]} …", flush=True)
+        print("making .venv …", flush=True)
         started = time.monotonic()
         stamp = read_stamp()
         if "making" in stamp or not PYTHON.exists():
@@ -143,7 +143,7 @@ def check() -> None:
         "format": [python, "-m", "ruff", "format", "--check", "."],
         "mypy": [python, "-m", "mypy"],
         "pyright": [python, "-m", "pyright"],
-        "imports": [str(SCRIPTS / "lint-imports")],
+        "imports": [str(SCRIPTS / "lint-imports"), "--no-logo"],
         "migrations": [python, "-m", "atproto_oauth_asgi_migrations.check"],
         "wheel": [python, "tests/smoke/wheel.py"],
     }
