@@ -1,0 +1,138 @@
+"""Storing new tokens: whoever holds a 200 holds the only live tokens of the session."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+from atproto_oauth_asgi.errors import StoreUnavailable
+from atproto_oauth_asgi.live import Flight, LiveSession
+from atproto_oauth_asgi.refresh_timing import RefreshTiming, milliseconds
+from atproto_oauth_asgi.revocation import Revoker
+from atproto_oauth_asgi.store import Refreshed, SessionRecord, Store
+from atproto_oauth_asgi.tasks import Tasks
+from atproto_oauth_asgi.tokens import TokenResponse, Tokens
+from atproto_oauth_asgi.vault import Owner, Vault
+
+log = logging.getLogger(__name__)
+
+
+class Committer:
+    """Serves new tokens from memory at once, and stores them for as long as that takes."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        vault: Vault,
+        revoker: Revoker,
+        timing: RefreshTiming,
+        tasks: Tasks,
+    ) -> None:
+        self._store = store
+        self._vault = vault
+        self._revoker = revoker
+        self._timing = timing
+        self._tasks = tasks
+
+    async def commit(
+        self,
+        live: LiveSession,
+        flight: Flight,
+        tokens: Tokens,
+        response: TokenResponse,
+        *,
+        version: int,
+        owner: str,
+        sent: float,
+    ) -> None:
+        """Store tokens over `version`; `sent` is when their request left, by the monotonic clock.
+
+        Comes back when the tokens are stored, given up for newer ones, or revoked, or when this
+        process goes while the database is still away.
+        """
+        live.install(
+            tokens,
+            version=version + 1,
+            scope=response.scope,
+            access_expires=sent + response.life_ms / 1000,
+            life=response.life_ms / 1000,
+            refresh_at=sent + response.refresh_after_ms / 1000,
+        )
+        flight.serve()
+        sealed = self._vault.seal_tokens(_owner(live), tokens)
+        key_id = self._vault.key_id
+        while True:
+            # Read before the try: the last one, when this process goes, is made after it is set.
+            last = self._tasks.closing.is_set()
+            refreshed = Refreshed(
+                sealed_tokens=sealed,
+                sealed_key=key_id,
+                scope=response.scope,
+                pds=tokens.pds,
+                sent_ago_ms=milliseconds(time.monotonic() - sent),
+                life_ms=response.life_ms,
+                refresh_after_ms=response.refresh_after_ms,
+            )
+            try:
+                async with asyncio.timeout(self._timing.commit_try):
+                    if await self._try(live, tokens, refreshed, version=version, owner=owner):
+                        return
+            except (StoreUnavailable, TimeoutError):
+                if last:
+                    log.critical(
+                        "session.lost_rotation",
+                        extra={"session": live.id, "did": live.did, "version": version + 1},
+                    )
+                    return
+                log.warning("commit.retry", extra={"session": live.id, "did": live.did})
+            await self._pause()
+
+    async def _try(
+        self,
+        live: LiveSession,
+        tokens: Tokens,
+        refreshed: Refreshed,
+        *,
+        version: int,
+        owner: str,
+    ) -> bool:
+        """Try once; say whether there is nothing left to do."""
+        fields = {"session": live.id, "did": live.did, "version": version + 1}
+        if await self._store.commit_refresh(
+            live.id, version=version, owner=owner, refreshed=refreshed
+        ):
+            log.info("session.refreshed", extra=fields)
+            return True
+        record: SessionRecord | None = await self._store.load_session(live.id)
+        if record is None or record.status == "ended":
+            # Somebody signed out meanwhile: these tokens must not outlive that.
+            live.end((record.ended_reason if record else None) or "expired")
+            self._revoker.start(live, tokens)
+            return True
+        if record.version == version + 1 and record.lease_owner == owner:
+            # The commit had arrived; only its acknowledgement was lost.
+            log.info("session.refreshed", extra=fields)
+            return True
+        if record.version > version:
+            # Never revoke here: revoking any token of a grant ends the other worker's too.
+            live.adopt(record, replace=True)
+            log.warning("refresh.superseded", extra=fields)
+            return True
+        return False
+
+    async def _pause(self) -> None:
+        try:
+            async with asyncio.timeout(self._timing.commit_again):
+                await self._tasks.closing.wait()
+        except TimeoutError:
+            return
+        # Going: no pause, but never a busy loop either.
+        await asyncio.sleep(0)
+
+
+def _owner(live: LiveSession) -> Owner:
+    return Owner(
+        session_id=live.id, did=live.did, issuer=live.issuer, client_id=live.client_id
+    )

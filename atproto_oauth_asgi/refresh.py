@@ -1,0 +1,526 @@
+"""Keeping a session alive: exactly one token request per stale session, however many workers.
+
+Refresh tokens are single use, a replay kills the whole session, and there is no grace period
+(atproto OAuth: Tokens; RFC 9700 §4.14.2). So a refresh goes like this, in one task that no request
+can cancel:
+
+1. *Drain*: let the calls in flight come home, for their token dies when the refresh succeeds.
+2. *Acquire*: take the row's lease; whoever does not get it watches the row and adopts.
+3. *Verify*: DID -> PDS -> authorization server, looked up fresh, must still be the session's.
+4. *Mark*: announce the token request in the row, right before its first byte.
+5. *Post*: in a task of its own, with a long deadline; giving up early is a replay later.
+6. *Commit*: whoever holds a 200 holds the only live tokens and stores them, however long it takes.
+
+What went wrong in between is told by the journal in the row: attempts and first_sent_at.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from math import inf
+
+from atproto_oauth_asgi.authorization_server import ASAnswer, ClientIdentity, attempt
+from atproto_oauth_asgi.commit import Committer
+from atproto_oauth_asgi.discovery import Discovery
+from atproto_oauth_asgi.errors import (
+    BadAnswer,
+    ClientKeyMissing,
+    FetchError,
+    LoginError,
+    RefreshFailed,
+    ResolutionError,
+    SealBroken,
+    StoreUnavailable,
+)
+from atproto_oauth_asgi.identity import IdentityResolver
+from atproto_oauth_asgi.live import Flight, LiveSession
+from atproto_oauth_asgi.net import Net
+from atproto_oauth_asgi.refresh_timing import RefreshTiming, milliseconds
+from atproto_oauth_asgi.revocation import Revoker
+from atproto_oauth_asgi.server_metadata import ServerMetadata
+from atproto_oauth_asgi.store import EndedReason, SessionRecord, Store
+from atproto_oauth_asgi.tasks import Tasks
+from atproto_oauth_asgi.tokens import TokenResponse, Tokens
+
+log = logging.getLogger(__name__)
+
+
+class LeaseLost(Exception):  # noqa: N818  # never leaves this module
+    """The row is not ours to refresh any more: nothing may be sent."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Hold:
+    """One worker's hold on one version of one session."""
+
+    live: LiveSession
+    flight: Flight
+    version: int
+    owner: str
+    #: Attempts in the journal before this worker added its own.
+    attempts_before: int = 0
+    #: A mark was sent; whether it arrived is known when `marked` is true too.
+    marking: bool = False
+    marked: bool = False
+    #: When the last token request left, by the monotonic clock.
+    sent: float = 0.0
+
+
+class Refresher:
+    """Refreshes the sessions of one event loop."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        net: Net,
+        resolver: IdentityResolver,
+        discovery: Discovery,
+        client: ClientIdentity,
+        committer: Committer,
+        revoker: Revoker,
+        timing: RefreshTiming,
+        tasks: Tasks,
+    ) -> None:
+        self._store = store
+        self._net = net
+        self._resolver = resolver
+        self._discovery = discovery
+        self._client = client
+        self._committer = committer
+        self._revoker = revoker
+        self._timing = timing
+        self._tasks = tasks
+
+    def start(self, live: LiveSession) -> Flight:
+        """Start a refresh, or join the one that is under way in this event loop."""
+        flight = live.flight
+        if flight is None:
+            flight = live.flight = Flight()
+            flight.task = self._tasks.start(self._fly(live, flight), name=f"refresh {live.id}")
+        return flight
+
+    async def _fly(self, live: LiveSession, flight: Flight) -> None:
+        hold = Hold(
+            live=live, flight=flight, version=live.version, owner=secrets.token_hex(16)
+        )
+        try:
+            await self._refresh(hold)
+        except StoreUnavailable:
+            log.warning("refresh.store_unavailable", extra={"session": live.id, "did": live.did})
+            await self._give_back(hold, "The session store does not answer; nothing was lost.")
+        except Exception:
+            # A defect must not keep a lease for its full length.
+            log.exception("refresh.failed", extra={"session": live.id, "did": live.did})
+            await self._give_back(hold, "The refresh failed unexpectedly; the log says why.")
+        finally:
+            live.flight = None
+            flight.serve()
+
+    async def _refresh(self, hold: Hold) -> None:
+        live, timing = hold.live, self._timing
+        await live.calls.drain(timing.drain, streams_timeout=max(0.0, live.remaining))
+        if not await self._acquire(hold):
+            return
+        record = await self._store.load_session(live.id)
+        if record is None or record.version != hold.version or record.lease_owner != hold.owner:
+            self._adopt(live, record)
+            return
+        self._adopt(live, record)
+        hold.attempts_before = record.attempts
+        server = await self._verify(hold)
+        if server is None:
+            return
+        answer = await self._post(hold, server)
+        if answer is not None:
+            await self._conclude(hold, answer)
+
+    # --- Acquire -----------------------------------------------------------------------------
+
+    async def _acquire(self, hold: Hold) -> bool:
+        """Take the lease, or wait for whoever has it and adopt what they bring."""
+        live, timing = hold.live, self._timing
+        watch = _Watch(timing)
+        watched: tuple[str, int] | None = None
+        pause = timing.poll_first
+        give_up = time.monotonic() + timing.give_up
+        try_now = True
+        while time.monotonic() < give_up and not self._tasks.closing.is_set():
+            if try_now and await self._store.acquire_refresh(
+                live.id,
+                version=hold.version,
+                owner=hold.owner,
+                lease_ms=milliseconds(timing.lease),
+                watched=watched,
+            ):
+                return True
+            record = await self._store.load_session(live.id)
+            self._adopt(live, record)
+            if (
+                record is None
+                or record.status != "active"
+                or live.version != hold.version
+                or record.refresh_wait_ms > 0
+            ):
+                return False
+            watched = watch.see(record)
+            # A lease that runs is left alone: no write until the row can be ours.
+            try_now = watched is not None or _free(record)
+            if not (try_now and watched):
+                await asyncio.sleep(pause)
+                pause = min(pause * 1.1, timing.poll_longest)
+        return False
+
+    def _adopt(self, live: LiveSession, record: SessionRecord | None) -> None:
+        if record is None:
+            live.end("expired")
+            return
+        try:
+            live.adopt(record)
+        except SealBroken:
+            log.error("session.seal_broken", extra={"session": live.id, "did": live.did})
+            raise
+
+    # --- Verify ------------------------------------------------------------------------------
+
+    async def _verify(self, hold: Hold) -> tuple[str, ServerMetadata] | None:
+        """Look up afresh whether the account still lives where its tokens came from."""
+        live = hold.live
+        try:
+            async with asyncio.timeout(self._timing.verify):
+                identity = await self._resolver.resolve(live.did, fresh=True)
+                server = await self._discovery.for_pds(identity.pds, fresh=True)
+        except (TimeoutError, ResolutionError, FetchError) as exc:
+            # An outage is no migration: the session stays, unspent.
+            await self._fail(hold, f"The account's servers could not be checked: {exc}")
+            return None
+        if server.issuer != live.issuer:
+            log.warning("session.issuer_moved", extra={"session": live.id, "did": live.did})
+            if await self._store.require_reauth(live.id, version=hold.version):
+                live.end("reauth_required")
+                self._revoker.start(live, live.tokens)
+            else:
+                self._adopt(live, await self._store.load_session(live.id))
+            return None
+        return identity.pds, server
+
+    # --- Mark and post -----------------------------------------------------------------------
+
+    async def _post(
+        self, hold: Hold, server: tuple[str, ServerMetadata]
+    ) -> _Granted | ASAnswer | None:
+        live, flight = hold.live, hold.flight
+        pds, metadata = server
+        form = {
+            "grant_type": "refresh_token",
+            "refresh_token": live.tokens.refresh_token or "",
+        }
+        result: ASAnswer | None = None
+        try:
+            # Once, and once more with the nonce the server then asked for: it looks at the nonce
+            # before it looks at the token.
+            for _ in range(2):
+                task = asyncio.create_task(
+                    attempt(
+                        self._net,
+                        self._client,
+                        metadata.token_endpoint,
+                        form,
+                        issuer=live.issuer,
+                        kid=live.client_kid,
+                        key=live.key,
+                        nonces=live.nonces,
+                        # Timed by `_await_post`: after a pause of the process every timer has
+                        # run out, but the answer may already lie in the socket.
+                        deadline=inf,
+                        before_send=lambda: self._mark(hold),
+                    )
+                )
+                result = await self._await_post(task)
+                if result is None or not result.nonce_wanted:
+                    break
+        except LeaseLost:
+            self._adopt(live, await self._store.load_session(live.id))
+            await self._give_back(hold, "Another worker took the refresh over.")
+            return None
+        except ClientKeyMissing as exc:
+            await self._fail(hold, str(exc))
+            return None
+        except FetchError as exc:
+            await self._fail(hold, f"The token endpoint did not answer: {exc}")
+            return None
+        finally:
+            flight.posting = False
+        if result is None:
+            await self._fail(hold, "The token endpoint did not answer in time.")
+            return None
+        if result.answer.status == 200:
+            return _Granted(result, pds, metadata)
+        return result
+
+    async def _await_post(self, task: asyncio.Task[ASAnswer]) -> ASAnswer | None:
+        try:
+            done, _ = await asyncio.wait({task}, timeout=self._timing.post)
+            if not done:
+                done, _ = await asyncio.wait({task}, timeout=self._timing.late_answer)
+            return task.result() if done else None
+        finally:
+            if not task.done():
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+
+    async def _mark(self, hold: Hold) -> None:
+        """Announce the request that is about to leave; not a byte of it goes out otherwise."""
+        live, timing = hold.live, self._timing
+        # Thrice: a store that needs longer than the bound each time is in no state to refresh.
+        for _ in range(3):
+            monotonic, wall = time.monotonic(), time.time()
+            hold.marking = True
+            marked = await self._store.mark_refresh(
+                live.id,
+                version=hold.version,
+                owner=hold.owner,
+                lease_ms=milliseconds(timing.marked_lease),
+                first=not hold.marked,
+            )
+            if not marked:
+                raise LeaseLost
+            hold.marked = True
+            hold.sent = time.monotonic()
+            # Both clocks: one stands still while a machine sleeps, the other may be set.
+            if max(hold.sent - monotonic, abs(time.time() - wall)) <= timing.mark_to_send:
+                hold.flight.posting = True
+                return
+        raise LeaseLost
+
+    # --- Conclude ----------------------------------------------------------------------------
+
+    async def _conclude(self, hold: Hold, outcome: _Granted | ASAnswer) -> None:
+        live = hold.live
+        if isinstance(outcome, _Granted):
+            await self._granted(hold, outcome)
+            return
+        status, error = outcome.answer.status, outcome.error
+        fields = {"session": live.id, "did": live.did, "status": status, "error": error}
+        log.warning("refresh.refused", extra=fields)
+        if status in {400, 401} and error == "invalid_grant" and not _jti_reused(outcome):
+            await self._grant_gone(hold)
+            return
+        # Every other refusal in OAuth's own words comes before the token is looked at.
+        unspent = 400 <= status < 500 and error is not None
+        await self._fail(
+            hold,
+            f"The token endpoint answered {status} {error or ''}".rstrip() + ".",
+            retry_after=_retry_after(outcome),
+            unspent=unspent,
+        )
+
+    async def _granted(self, hold: Hold, granted: _Granted) -> None:
+        live = hold.live
+        try:
+            document = granted.result.document()
+        except BadAnswer as exc:
+            await self._fail(hold, f"The token endpoint's answer cannot be read: {exc}")
+            return
+        try:
+            response = TokenResponse.parse(document, sub=live.did)
+        except BadAnswer as exc:
+            await self._fail(hold, f"The token endpoint's answer cannot be read: {exc}")
+            return
+        except (LoginError, ResolutionError) as exc:
+            # Tokens for somebody else, or not bound to our key: the old ones are spent, and
+            # nobody may use these.
+            log.error(
+                "refresh.wrong_tokens",
+                extra={"session": live.id, "did": live.did, "error": exc.code},
+            )
+            await self._end(hold, "revoked")
+            self._revoker.start_raw(live, document, granted.metadata)
+            return
+        tokens = Tokens(
+            access_token=response.access_token,
+            # A server that does not rotate gives none: the old one stays good.
+            refresh_token=response.refresh_token or live.tokens.refresh_token,
+            pds=granted.pds,
+        )
+        if not granted.result.nonce_given:
+            # Refusing these tokens, as other answers without a nonce are, would lose the session.
+            log.warning("refresh.no_nonce", extra={"session": live.id, "issuer": live.issuer})
+        await self._committer.commit(
+            live,
+            hold.flight,
+            tokens,
+            response,
+            version=hold.version,
+            owner=hold.owner,
+            sent=hold.sent,
+        )
+
+    async def _grant_gone(self, hold: Hold) -> None:
+        """Find out why the grant is gone before anybody is signed out."""
+        live = hold.live
+
+        async def judge() -> None:
+            record = await self._store.load_session(live.id)
+            if record is None or record.status == "ended" or record.version > hold.version:
+                if record is not None and record.status != "ended":
+                    # Ours was the replay; the newer grant is probably dead, and the next
+                    # refusal of it will be told from a revocation by this.
+                    await self._store.count_attempt(live.id, version=record.version)
+                    record = await self._store.load_session(live.id)
+                self._adopt(live, record)
+                return
+            reason: EndedReason = "lost_rotation" if record.attempts > 1 else "revoked"
+            if await self._store.end_session(live.id, reason, version=hold.version):
+                live.end(reason)
+                log.warning(
+                    "session.ended",
+                    extra={
+                        "session": live.id,
+                        "did": live.did,
+                        "reason": reason,
+                        "attempts": record.attempts,
+                        "first_sent_ago_ms": record.first_sent_ago_ms,
+                    },
+                )
+            else:
+                self._adopt(live, await self._store.load_session(live.id))
+
+        await self._insist(judge)
+
+    async def _end(self, hold: Hold, reason: EndedReason) -> None:
+        async def end() -> None:
+            await self._store.end_session(hold.live.id, reason, version=hold.version)
+
+        await self._insist(end)
+        hold.live.end(reason)
+
+    async def _insist(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Write down what happened, while the lease lasts, whatever the database does."""
+        deadline = time.monotonic() + self._timing.marked_lease
+        while True:
+            try:
+                await work()
+            except StoreUnavailable:
+                if self._tasks.closing.is_set() or time.monotonic() >= deadline:
+                    raise
+                await asyncio.sleep(self._timing.commit_again)
+            else:
+                return
+
+    async def _fail(
+        self,
+        hold: Hold,
+        message: str,
+        *,
+        retry_after: float | None = None,
+        unspent: bool = False,
+    ) -> None:
+        """Give the lease back with a pause that every worker keeps; the session stays."""
+        live, timing = hold.live, self._timing
+        live.failures += 1
+        pause = min(timing.backoff, 2.0 ** min(live.failures, 16))
+        pause *= random.uniform(0.8, 1.2)  # noqa: S311  # jitter
+        if retry_after is not None:
+            pause = min(retry_after, timing.retry_after)
+        live.refresh_at = time.monotonic() + pause
+        log.warning(
+            "refresh.postponed",
+            extra={"session": live.id, "did": live.did, "pause": round(pause, 3)},
+        )
+        await self._give_back(hold, message, wait_ms=milliseconds(pause), unspent=unspent)
+
+    async def _give_back(
+        self, hold: Hold, message: str, *, wait_ms: int | None = None, unspent: bool = False
+    ) -> None:
+        """Let nobody wait any longer, then give the lease back, however long the store needs.
+
+        Until that is written this process starts no other refresh of the session.
+        """
+        hold.flight.error = RefreshFailed(message)
+        hold.flight.serve()
+        try:
+            await self._insist(lambda: self._release(hold, wait_ms=wait_ms, unspent=unspent))
+        except StoreUnavailable:
+            return
+
+    async def _release(self, hold: Hold, *, wait_ms: int | None, unspent: bool) -> None:
+        live = hold.live
+        if hold.marking and not hold.marked:
+            # The mark was not acknowledged, so nothing was sent; whether it is in the journal
+            # must be looked up, or a revocation later on would be called by the wrong name.
+            record = await self._store.load_session(live.id)
+            unspent = (
+                record is not None
+                and record.lease_owner == hold.owner
+                and record.attempts > hold.attempts_before
+            )
+        elif not hold.marked:
+            unspent = False
+        await self._store.release_refresh(
+            live.id, version=hold.version, owner=hold.owner, wait_ms=wait_ms, unspent=unspent
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Granted:
+    result: ASAnswer
+    pds: str
+    metadata: ServerMetadata
+
+
+class _Watch:
+    """Watches a lease that ended with a token request announced and none concluded.
+
+    Its holder may be cut off from the database with the only live tokens in hand; it tries to
+    store them once a second. So the row must be seen unchanged over a *working* connection for a
+    while: time in which this worker could not look, or was paused itself, does not count.
+    """
+
+    def __init__(self, timing: RefreshTiming) -> None:
+        self._timing = timing
+        self._lease: tuple[str, int] | None = None
+        self._watched = 0.0
+        self._last = 0.0
+
+    def see(self, record: SessionRecord) -> tuple[str, int] | None:
+        """Take note of a row; return the lease to take over once it was watched for long enough."""
+        now = time.monotonic()
+        lease = _dead_lease(record)
+        if lease is None or lease != self._lease:
+            self._lease, self._watched = lease, 0.0
+        else:
+            self._watched += min(now - self._last, 2 * self._timing.poll_longest)
+        self._last = now
+        return lease if lease is not None and self._watched >= self._timing.watch else None
+
+
+def _dead_lease(record: SessionRecord) -> tuple[str, int] | None:
+    if record.lease_owner is None or record.lease_until is None or record.attempts == 0:
+        return None
+    over = record.lease_remaining_ms is not None and record.lease_remaining_ms <= 0
+    return (record.lease_owner, record.lease_until) if over else None
+
+
+def _free(record: SessionRecord) -> bool:
+    if record.lease_until is None:
+        return True
+    over = record.lease_remaining_ms is not None and record.lease_remaining_ms <= 0
+    return over and record.attempts == 0
+
+
+def _jti_reused(answer: ASAnswer) -> bool:
+    """Tell a re-used assertion `jti` from a dead grant: the reference server calls both the same."""
+    words = answer.description.lower()
+    return "jti" in words and "reuse" in words
+
+
+def _retry_after(answer: ASAnswer) -> float | None:
+    value = answer.answer.headers.get("retry-after", "")
+    return float(value) if value.isascii() and value.isdigit() and len(value) < 9 else None
