@@ -6,9 +6,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import cast
 
-from .errors import InvalidDIDDocument
-from .identifiers import Did, Handle
-from .origins import is_domain_name, parse_origin
+from atproto_oauth_asgi.errors import InvalidDIDDocument
+from atproto_oauth_asgi.identifiers import Did, Handle
+from atproto_oauth_asgi.origins import is_domain_name, parse_origin
 
 _PDS_TYPE = "AtprotoPersonalDataServer"
 

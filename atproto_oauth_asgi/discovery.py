@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import cast
 
-from .errors import (
+from atproto_oauth_asgi.errors import (
     AddressRefused,
     ATProtoOAuthError,
     BadAnswer,
@@ -14,10 +14,10 @@ from .errors import (
     NotOAuthCapable,
     PDSUnreachable,
 )
-from .net import Net
-from .origins import parse_origin
-from .server_metadata import ServerMetadata, read_server_metadata
-from .ttl_cache import TTLCache
+from atproto_oauth_asgi.net import Net
+from atproto_oauth_asgi.origins import parse_origin
+from atproto_oauth_asgi.server_metadata import ServerMetadata, read_server_metadata
+from atproto_oauth_asgi.ttl_cache import TTLCache
 
 __all__ = ["Discovery", "ServerMetadata"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
-from .errors import (
+from atproto_oauth_asgi.errors import (
     AddressRefused,
     ATProtoOAuthError,
     BadAnswer,
@@ -15,8 +15,8 @@ from .errors import (
     InvalidIdentifier,
     UnsupportedDID,
 )
-from .identifiers import Handle, parse_did
-from .net import Net
+from atproto_oauth_asgi.identifiers import Handle, parse_did
+from atproto_oauth_asgi.net import Net
 
 _DNS_PREFIX = "_atproto."
 _MAX_DNS_NAME = 253

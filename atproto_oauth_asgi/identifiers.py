@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Final, NewType
 from urllib.parse import unquote
 
-from .errors import InvalidIdentifier, UnsupportedDID
-from .origins import is_domain_name, parse_origin
+from atproto_oauth_asgi.errors import InvalidIdentifier, UnsupportedDID
+from atproto_oauth_asgi.origins import is_domain_name, parse_origin
 
 Did = NewType("Did", str)
 """A DID of an AT Protocol account: the only key under which an app should file a person."""

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .did_document import DidDocument, read_did_document
-from .errors import (
+from atproto_oauth_asgi.did_document import DidDocument, read_did_document
+from atproto_oauth_asgi.errors import (
     AddressRefused,
     BadAnswer,
     DIDNotFound,
@@ -19,8 +19,8 @@ from .errors import (
     InvalidIdentifier,
     ResolutionError,
 )
-from .handles import HandleResolver, ask_network, ask_service
-from .identifiers import (
+from atproto_oauth_asgi.handles import HandleResolver, ask_network, ask_service
+from atproto_oauth_asgi.identifiers import (
     Did,
     DidInput,
     Handle,
@@ -31,8 +31,8 @@ from .identifiers import (
     parse_handle,
     parse_identifier,
 )
-from .net import Net
-from .ttl_cache import TTLCache
+from atproto_oauth_asgi.net import Net
+from atproto_oauth_asgi.ttl_cache import TTLCache
 
 __all__ = [
     "Did",

@@ -69,7 +69,7 @@ def parse_address(
     if parts.netloc.lower() not in {shown, f"{shown}:{port}"} or port == 0:
         return None
     local = allow_insecure and host in _LOOPBACK
-    plain = host in plain_hosts and _LABEL.fullmatch(host) is not None
+    plain = _LABEL.fullmatch(host) is not None and host in map(str.lower, plain_hosts)
     if not (local or plain or is_domain_name(host) or _is_ip(host)):
         return None
     if parts.scheme != "https" and not (local and parts.scheme == "http"):

@@ -6,9 +6,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Final, cast
 
-from .errors import AddressRefused, NotOAuthCapable
-from .net import NetPolicy
-from .origins import parse_address
+from atproto_oauth_asgi.errors import NotOAuthCapable
+from atproto_oauth_asgi.net_dns import Resolver
+from atproto_oauth_asgi.net_guard import Guard
+from atproto_oauth_asgi.net_policy import NetPolicy
+from atproto_oauth_asgi.origins import parse_address
 
 #: Field, and values of which none may be missing from its list.
 _MUST_LIST: Final[tuple[tuple[str, frozenset[str]], ...]] = (
@@ -56,7 +58,7 @@ def read_server_metadata(
 
     Raises:
         NotOAuthCapable: Something is missing or wrong; the message names it.
-        AddressRefused: An endpoint lies on a port that this process does not talk to.
+        AddressRefused: An endpoint lies on a port or at an address that may not be opened.
     """
     if document.get("issuer") != issuer:
         raise _incapable(issuer, "`issuer` is another server's")
@@ -113,14 +115,10 @@ def _endpoint(issuer: str, document: Mapping[str, object], field: str, policy: N
     # An endpoint must not carry a fragment (RFC 6749 §3.1, §3.2).
     if not isinstance(url, str) or address is None or "#" in url:
         raise _incapable(issuer, f"`{field}` is not an https URL")
-    local = policy.allow_insecure_loopback and address.loopback
-    known = policy.ports is None or address.port in policy.ports
-    if not (known or local or address.origin in policy.apps):
-        raise AddressRefused(
-            f"The {field} of {issuer} lies on port {address.port}, which this site does not "
-            "connect to; the server must use port 443.",
-            host=address.host,
-        )
+    if address.origin not in policy.apps:
+        # The browser opens one of these, not we; a server that names a private one is no less odd.
+        guard = Guard(policy, Resolver(policy))
+        guard.check_url(guard.parse_url(url))
     return url
 
 
