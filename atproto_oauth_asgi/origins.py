@@ -31,11 +31,6 @@ class Address(NamedTuple):
     origin: str
     rest: str
 
-    @property
-    def loopback(self) -> bool:
-        """Say whether the host is one of the three names of this machine."""
-        return self.host in _LOOPBACK
-
 
 def is_domain_name(text: str) -> bool:
     """Return whether the text is a domain name of two labels or more, in any case.

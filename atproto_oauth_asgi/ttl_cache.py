@@ -64,6 +64,3 @@ class TTLCache(Generic[K, V]):
         """Forget an answer."""
         with self._lock:
             self._entries.pop(key, None)
-
-    def __len__(self) -> int:
-        return len(self._entries)
