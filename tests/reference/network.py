@@ -142,6 +142,7 @@ class ReferenceNetwork:
             "port": self._port,
             "plc": self.plc,
             "data": str(self._data or self._temporary),
+            "temporary": self._data is None,
         }
         installed = ensure_installed(self._progress)
         for remaining in reversed(range(_START_TRIES)):

@@ -103,13 +103,14 @@ def _first_line(process: subprocess.Popen[bytes]) -> bytes:
 
 
 def _end(process: subprocess.Popen[bytes], grace: float) -> None:
-    if process.stdin is not None:
-        with contextlib.suppress(OSError):
-            process.stdin.close()
     if grace:
+        process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(grace)
     process.kill()
     process.wait(_STOP_SECONDS)
-    if process.stdout is not None:
-        process.stdout.close()
+    # Only now: to the server a closed stdin means that nobody cleans up behind it.
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with contextlib.suppress(OSError):
+                pipe.close()

@@ -335,7 +335,9 @@ def test_the_servers_listen_on_loopback_only(reference: ReferenceNetwork) -> Non
             socket.create_connection(("127.0.0.2", port), timeout=2)
 
 
-def test_the_servers_die_with_a_parent_that_was_killed(reference_install: Installed) -> None:
+def test_the_servers_die_with_a_parent_that_was_killed_and_leave_nothing(
+    reference_install: Installed, tmp_path: Path
+) -> None:
     script = (
         "import json, signal\n"
         "from tests.reference.network import ReferenceNetwork\n"
@@ -344,14 +346,19 @@ def test_the_servers_die_with_a_parent_that_was_killed(reference_install: Instal
         "signal.pause()\n"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        text=True,
     ) as parent:
         assert parent.stdout is not None
         ports = [httpx.URL(url).port or 0 for url in json.loads(parent.stdout.readline())]
         assert all(map(is_open, ports))
+        assert list(tmp_path.iterdir())
         os.kill(parent.pid, signal.SIGKILL)
     deadline = time.monotonic() + 10
-    while any(map(is_open, ports)):
+    while any(map(is_open, ports)) or list(tmp_path.iterdir()):
         assert time.monotonic() < deadline
         time.sleep(0.05)
 

@@ -9,14 +9,15 @@ const STOP_LIMIT_MS = 3_000
 let stopping = false
 let cleanUp = async () => {}
 
-export function stop(code = 0) {
+function stop({ orphaned }) {
   if (stopping) return
   stopping = true
   // unref: a clean-up that finishes early is not kept waiting.
-  setTimeout(() => process.exit(code), STOP_LIMIT_MS).unref()
-  Promise.resolve(cleanUp()).catch(() => {}).then(() => process.exit(code))
+  setTimeout(() => process.exit(), STOP_LIMIT_MS).unref()
+  Promise.resolve(cleanUp({ orphaned })).catch(() => {}).then(() => process.exit())
 }
 
+// `orphaned`: nobody is left to clean up behind this process.
 export function onStop(fn) {
   cleanUp = fn
 }
@@ -25,15 +26,15 @@ export function onStop(fn) {
 // parent lives: the kernel closes it even when the parent is killed outright. A forked sibling
 // may still hold the other end, so the parent's pid is watched too.
 export function readOptions() {
-  process.on('SIGTERM', () => stop())
+  process.on('SIGTERM', () => stop({ orphaned: false }))
   process.on('SIGINT', () => {})   // Ctrl-C reaches the whole group; the parent decides.
-  setInterval(() => process.ppid === PARENT || stop(), PARENT_POLL_MS).unref()
+  setInterval(() => process.ppid === PARENT || stop({ orphaned: true }), PARENT_POLL_MS).unref()
   return new Promise((resolve, reject) => {
     const lines = createInterface({ input: process.stdin })
     lines.once('line', (line) => resolve(JSON.parse(line)))
     lines.once('close', () => {
       reject(new Error('stdin closed before the options'))
-      stop()
+      stop({ orphaned: true })
     })
   })
 }

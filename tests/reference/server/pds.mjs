@@ -1,6 +1,6 @@
 // One real @atproto/pds with its OAuth provider, on loopback only. Prints one JSON line when it is ready.
 import dns from 'node:dns'
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { randomBytes } from 'node:crypto'
 import { join } from 'node:path'
 import { createControl } from './control.mjs'
@@ -73,9 +73,13 @@ if (options.token_max_age_ms) provider.tokenManager.tokenMaxAge = options.token_
 
 await pds.start()
 const controlUrl = await control.listen()
-onStop(() => {
+onStop(async ({ orphaned }) => {
   control.close()
-  return pds.destroy()
+  try {
+    await pds.destroy()
+  } finally {
+    if (orphaned && options.temporary) rmSync(options.data, { recursive: true, force: true })
+  }
 })
 
 const pdsUrl = pds.ctx.cfg.service.publicUrl
