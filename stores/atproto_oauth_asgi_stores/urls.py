@@ -1,0 +1,47 @@
+"""Store URLs: SQLAlchemy's, with the driver filled in."""
+
+from __future__ import annotations
+
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+from atproto_oauth_asgi.errors import ConfigurationError
+
+_DRIVERS = {
+    "sqlite": "sqlite+aiosqlite",
+    "postgres": "postgresql+psycopg",
+    "postgresql": "postgresql+psycopg",
+    "mysql": "mysql+aiomysql",
+    "mariadb": "mariadb+aiomysql",
+}
+
+
+def is_sqlite(url: URL) -> bool:
+    """Tell whether a URL names a SQLite database."""
+    return url.get_backend_name() == "sqlite"
+
+
+def parse_url(url: str | URL) -> URL:
+    """Parse a store URL and name the driver where it names none.
+
+    Raises:
+        ConfigurationError: it is not a URL, or a SQLite database in memory. The message never
+            holds the URL, which may hold a password.
+    """
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError) as exc:
+        raise ConfigurationError(
+            "The store URL cannot be read; it looks like sqlite:///file.db or "
+            "postgresql://user:password@host/database."
+        ) from exc
+    parsed = parsed.set(drivername=_DRIVERS.get(parsed.drivername, parsed.drivername))
+    name = parsed.database or ""
+    if is_sqlite(parsed) and (
+        not name or ":memory:" in name or parsed.query.get("mode") == "memory"
+    ):
+        raise ConfigurationError(
+            "The store URL names a SQLite database in memory, which each connection has for "
+            "itself; use sqlite:///file.db, or memory://."
+        )
+    return parsed
