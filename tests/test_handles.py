@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+import dns.exception
 import pytest
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
@@ -278,14 +279,6 @@ async def test_handle_on_a_private_address_is_refused(web: Web) -> None:
         await net.aclose()
 
 
-@pytest.mark.spec("A13")
-@pytest.mark.parametrize("did", ["did:key:zQ3sh", "did:web:ex.com:u:a", "did:plc:short"])
-async def test_handle_that_points_to_an_unsupported_did_says_so(web: Web, did: str) -> None:
-    web.put_did(did)
-
-    assert isinstance(await failure(web), UnsupportedDID)
-
-
 class Directory:
     def __init__(self, answer: str | ATProtoOAuthError | None) -> None:
         self.answer = answer
@@ -387,8 +380,16 @@ async def test_handle_resolver_service_out_of_reach_is_a_passing_failure(web: We
 
 
 @pytest.mark.spec("A3")
-async def test_test_handle_is_never_asked_of_public_dns(web: Web) -> None:
-    error = await failure(web, "alice.test", allow_insecure_loopback=True, dns=False)
+async def test_test_handle_is_never_asked_of_public_dns(
+    web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def ask(_: object, name: str, *args: object, **options: object) -> None:
+        web.asked.append(f"PUBLIC {name}")
+        raise dns.exception.Timeout
 
-    assert isinstance(error, HandleNotFound)
+    monkeypatch.setattr("dns.asyncresolver.Resolver.resolve", ask)
+
+    await failure(web, "alice.test", allow_insecure_loopback=True, dns=False)
     assert web.asked == ["HOST alice.test"]
+    await failure(web, HANDLE, dns=False)
+    assert f"PUBLIC _atproto.{HANDLE}" in web.asked

@@ -116,6 +116,14 @@ async def test_bad_syntax_unknown_method_and_failure_are_three_errors(web: Web) 
     assert isinstance(await failure(web, OTHER), IdentityUnavailable)
 
 
+@pytest.mark.spec("A13")
+@pytest.mark.parametrize("did", ["did:key:zQ3sh", "did:web:ex.com:u:a", "did:plc:short"])
+async def test_handle_that_points_to_an_unsupported_did_says_so(web: Web, did: str) -> None:
+    web.put_did(did)
+
+    assert isinstance(await failure(web), UnsupportedDID)
+
+
 @pytest.mark.spec("A4", "A14")
 @pytest.mark.parametrize("media_type", ["application/json", "application/did+ld+json"])
 async def test_plc_document_may_have_either_media_type(web: Web, media_type: str) -> None:

@@ -126,6 +126,17 @@ async def test_mended_record_is_seen_at_the_next_try(web: Web) -> None:
         assert (await resolver.resolve(HANDLE)).handle == HANDLE
 
 
+@pytest.mark.spec("A11")
+async def test_mended_claim_is_seen_though_the_old_document_is_remembered(web: Web) -> None:
+    web.put_did(DID)
+    web.put_account(handle="old.example.com")
+    async with resolver_for(web) as resolver:
+        await resolver.locate(DID)
+        web.put_account()
+
+        assert (await resolver.resolve(HANDLE)).handle == HANDLE
+
+
 @pytest.mark.spec("A19")
 async def test_handle_given_to_another_account_leads_to_that_account(web: Web) -> None:
     web.put_did(DID)
