@@ -38,6 +38,8 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 # httpx takes longer for every request the more idle connections its pool holds.
 _MAX_IDLE = 20
 _MAX_CONNECTIONS = 500
+# An answer of single bytes, each a chunk of its own, would cost seconds of processor time.
+_MAX_PARTS = 2048
 # Seconds for PDS calls; reading is also the total for the headers. Answers may be streams.
 _CLIENT_TIMEOUT = httpx.Timeout(connect=10.0, read=30.0, write=30.0, pool=5.0)
 
@@ -280,10 +282,12 @@ class Net:
 
 async def _read(response: httpx.Response, limit: int, host: str) -> bytes:
     body = bytearray()
+    parts = 0
     async for chunk in response.aiter_raw():
         body += chunk
-        if len(body) > limit:
-            message = f"The answer of {host!r} is larger than {limit} bytes."
+        parts += 1
+        if len(body) > limit or parts > _MAX_PARTS:
+            message = f"The answer of {host!r} is larger than {limit} bytes or crumbled."
             raise BadAnswer(message, host=host, http_status=response.status_code)
     return bytes(body)
 

@@ -77,8 +77,8 @@ class Resolver:
         await asyncio.to_thread(import_module, "dns.asyncresolver")
         import dns.asyncresolver
         import dns.exception
-        import dns.rdtypes.ANY.TXT
         import dns.resolver
+        from dns.rdtypes.ANY.TXT import TXT
 
         try:
             if self._dns is None:
@@ -89,7 +89,7 @@ class Resolver:
         except dns.exception.DNSException as exc:
             message = f"The TXT records of {name!r} could not be read. Check this machine's DNS."
             raise Unreachable(message, host=name) from exc
-        records = cast("Iterable[dns.rdtypes.ANY.TXT.TXT]", answer.rrset or ())
+        records = cast("Iterable[TXT]", answer.rrset or ())
         return [b"".join(record.strings) for record in records]
 
 

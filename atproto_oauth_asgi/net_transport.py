@@ -7,7 +7,7 @@ import re
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import cache
-from typing import Any, cast
+from typing import cast
 
 import httpcore
 import httpx
@@ -31,6 +31,8 @@ _HTTPCORE_ERRORS = (
 )
 
 
+# RFC 9110 §5.5
+_HEADER_VALUE = re.compile(rb"(?:[\x21-\xff](?:[\t\x20-\xff]*[\x21-\xff])?)?")
 # How httpcore and h11 say that the server went away before its answer was complete.
 _CLOSED = re.compile("disconnected|closed connection")
 
@@ -95,6 +97,10 @@ class GuardedTransport(httpx.AsyncBaseTransport):
 
     async def send(self, request: httpx.Request, departure: Departure) -> httpx.Response:
         """Send one request; `departure` tells when, even if this call is cancelled."""
+        if not all(_HEADER_VALUE.fullmatch(value) for _, value in request.headers.raw):
+            # Checked here because h11 and httpcore would quote and log the value, maybe a token.
+            message = "The request has a header that HTTP does not allow, so it was not sent."
+            raise Unreachable(message, host=request.url.host)
         app = self._apps.app_for(request.url)
         if app is not None:
             await departure.leave()
@@ -120,8 +126,7 @@ class GuardedTransport(httpx.AsyncBaseTransport):
         host = request.url.raw_host.decode("ascii")
         seconds = _read_timeout(request)
         timer = asyncio.timeout(None)
-        extensions = cast("dict[str, Any]", request.extensions)
-        outer = extensions.get("trace")
+        outer = request.extensions.get("trace")
 
         async def trace(event: str, info: dict[str, object]) -> None:
             if event == "http11.send_request_headers.started":
@@ -143,19 +148,13 @@ class GuardedTransport(httpx.AsyncBaseTransport):
             ),
             headers=request.headers.raw,
             content=request.stream,
-            extensions={**extensions, "trace": trace},
+            extensions={**request.extensions, "trace": trace},
         )
         try:
             async with timer:
                 incoming = await self._pool_for(host).handle_async_request(outgoing)
         except FetchError:
             raise
-        except httpcore.LocalProtocolError as exc:
-            if exc is departure.error:
-                raise
-            # Not chained: h11 quotes the header's value, which may be a token.
-            message = "The request has a header that HTTP does not allow."
-            raise Unreachable(message, host=host, sent=departure.left) from None
         except _HTTPCORE_ERRORS as exc:
             if exc is departure.error:
                 raise
@@ -164,7 +163,7 @@ class GuardedTransport(httpx.AsyncBaseTransport):
             incoming.status,
             headers=incoming.headers,
             stream=_Body(incoming, host),
-            extensions=incoming.extensions,
+            extensions=incoming.extensions,  # pyright: ignore - httpcore leaves it untyped
         )
 
     def _pool_for(self, host: str) -> httpcore.AsyncConnectionPool:
@@ -257,6 +256,6 @@ def _typed(exc: Exception, host: str, *, sent: bool) -> FetchError:
         what = "did not answer in time"
     elif isinstance(exc, httpcore.ProxyError):
         what = "was refused by EGRESS_PROXY"
-    elif isinstance(exc.__cause__, ssl.SSLCertVerificationError):
+    elif any(isinstance(arg, ssl.SSLCertVerificationError) for arg in exc.args):
         what = "has no valid certificate for that name (CA_FILE can name a private authority)"
     return Unreachable(f"The server {host!r} {what}.", host=host, sent=sent)
