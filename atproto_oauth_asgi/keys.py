@@ -179,15 +179,15 @@ def _members(source: str | Path | Mapping[str, object]) -> list[object]:
                     "CLIENT_KEYS must be a JSON Web Key Set or the path of a file with one, but"
                     f" the file cannot be read ({reason}); {_MAKE}."
                 ) from exc
+        # The decoder's error carries the whole text, so it is not chained.
         try:
             document = json.loads(text)
         except (ValueError, RecursionError):
-            # Without `from`: the decoder's error carries the whole text.
-            raise ConfigurationError(f"CLIENT_KEYS is not valid JSON; {_MAKE}.") from None
+            document = None
     members = cast("Mapping[str, object]", document).get("keys") if _is_object(document) else None
     if not isinstance(members, list | tuple) or not members:
         raise ConfigurationError(
-            f'CLIENT_KEYS must be a JSON object with a list of keys under "keys"; {_MAKE}.'
+            f'CLIENT_KEYS is not a JSON object with a list of keys under "keys"; {_MAKE}.'
         )
     return [*cast("list[object]", members)]
 
@@ -198,7 +198,7 @@ def _is_object(value: object) -> bool:
 
 def _pair(member: object, which: str) -> _Pair:
     def refuse(why: str) -> NoReturn:
-        raise ConfigurationError(f"{which[0].upper()}{which[1:]} {why}.") from None
+        raise ConfigurationError(f"{which[0].upper()}{which[1:]} {why}.")
 
     if not isinstance(member, Mapping):
         refuse(f"is not a JSON object; {_MAKE}")
@@ -221,11 +221,10 @@ def _pair(member: object, which: str) -> _Pair:
     parts = {name: jwk.get(name) for name in _PARTS}
     if not all(isinstance(part, str) for part in parts.values()):
         refuse(f"lacks a coordinate; {_MAKE}")
-    try:
-        key = ECKey.import_key(cast("dict[str, str | list[str]]", parts))
-        point = key.as_dict(private=False)
-    except (JoseError, ValueError, TypeError):
+    key = _import(cast("dict[str, str | list[str]]", parts))
+    if key is None:
         refuse(f"is damaged: its numbers are not one P-256 key pair; {_MAKE}")
+    point = key.as_dict(private=False)
     public: PublicJWK = {
         "kty": "EC",
         "crv": "P-256",
@@ -236,3 +235,12 @@ def _pair(member: object, which: str) -> _Pair:
         "alg": "ES256",
     }
     return _Pair(key, public)
+
+
+def _import(parts: dict[str, str | list[str]]) -> ECKey | None:
+    try:
+        key = ECKey.import_key(parts)
+        key.as_dict(private=False)
+    except (JoseError, ValueError, TypeError):
+        return None
+    return key

@@ -168,17 +168,12 @@ def parse_secret_keys(text: str) -> tuple[bytes, ...]:
         ConfigurationError: A key is not base64url, or not of 32 bytes.
     """
     keys: list[bytes] = []
-    for number, word in enumerate(re.split(r"[\s,]+", text.strip(" \t\r\n,")), start=1):
-        bare = word.rstrip("=")
-        try:
-            if not re.fullmatch(r"[A-Za-z0-9_-]+", bare):
-                raise ValueError
-            key = base64.urlsafe_b64decode(bare + "=" * (-len(bare) % 4))
-        except (ValueError, binascii.Error):
-            # Without `from`, and without the word: it may be a key with one wrong letter.
-            raise ConfigurationError(
-                f"Key {number} of SECRET_KEYS is not base64url; {_MAKE}."
-            ) from None
+    words = [word for word in re.split(r"[\s,]+", text) if word]
+    for number, word in enumerate(words, start=1):
+        key = _decode(word)
+        # The word is not echoed: it may be a key with one wrong letter.
+        if key is None:
+            raise ConfigurationError(f"Key {number} of SECRET_KEYS is not base64url; {_MAKE}.")
         if len(key) != KEY_BYTES:
             raise ConfigurationError(
                 f"Key {number} of SECRET_KEYS has {len(key)} bytes instead of {KEY_BYTES}; {_MAKE}."
@@ -189,6 +184,16 @@ def parse_secret_keys(text: str) -> tuple[bytes, ...]:
             )
         keys.append(key)
     return tuple(keys)
+
+
+def _decode(word: str) -> bytes | None:
+    bare = word.rstrip("=")
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", bare):
+        return None
+    try:
+        return base64.urlsafe_b64decode(bare + "=" * (-len(bare) % 4))
+    except binascii.Error:
+        return None
 
 
 def _row_key(ring_key: _RingKey, place: bytes) -> bytes:
