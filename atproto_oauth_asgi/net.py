@@ -8,10 +8,7 @@ and size (`atproto OAuth: Security Concerns`).
 from __future__ import annotations
 
 import asyncio
-import json
-import math
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import MappingProxyType
@@ -21,6 +18,7 @@ from urllib.parse import urlencode
 import httpx
 
 from atproto_oauth_asgi.errors import BadAnswer, Unreachable
+from atproto_oauth_asgi.net_answer import Answer
 from atproto_oauth_asgi.net_apps import AppCaller
 from atproto_oauth_asgi.net_dns import Resolver
 from atproto_oauth_asgi.net_guard import Guard
@@ -42,38 +40,6 @@ _MAX_CONNECTIONS = 500
 _MAX_PARTS = 2048
 # Seconds for PDS calls; reading is also the total for the headers. Answers may be streams.
 _CLIENT_TIMEOUT = httpx.Timeout(connect=10.0, read=30.0, write=30.0, pool=5.0)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """Is a complete answer of another server, whatever its status."""
-
-    #: HTTP status.
-    status: int
-    #: Headers, by any spelling of their names.
-    headers: httpx.Headers = field(repr=False)
-    #: The body, within the limit that was asked for.
-    body: bytes = field(repr=False)
-    #: Host that answered.
-    host: str = ""
-
-    def json(self) -> object:
-        """Return the parsed body; numbers are finite and texts are valid Unicode.
-
-        Raises:
-            BadAnswer: The body is not such JSON.
-        """
-        try:
-            text = self.body.decode("utf-8")
-            value: object = json.loads(text, parse_constant=_refuse, parse_float=_finite)
-            if "\\u" in text:
-                # A lone surrogate would only fail later, where it is stored or sent.
-                json.dumps(value, ensure_ascii=False).encode("utf-8")
-        except (ValueError, RecursionError):
-            # Not chained: the parser's error holds the whole body, which may be tokens.
-            message = f"The answer of {self.host!r} is not valid JSON."
-            raise BadAnswer(message, host=self.host, http_status=self.status) from None
-        return value
 
 
 class Net:
@@ -183,8 +149,8 @@ class Net:
 
         `before_send` is awaited once, when the connection is up and right before the first byte
         of the request leaves; what it raises is passed on, and then nothing was sent. Its time
-        counts towards `deadline` (seconds). Such a request gets a connection of its own, since a
-        kept one could be closed by the server while `before_send` takes its time.
+        counts towards `deadline` (seconds), which cancels it too. Such a request gets a connection
+        of its own: a kept one could be closed by the server while `before_send` takes its time.
 
         Raises:
             AddressRefused: The URL may not be opened; nothing was sent.
@@ -295,14 +261,3 @@ async def _read(response: httpx.Response, limit: int, host: str) -> bytes:
 def _bad(answer: Answer, what: str) -> BadAnswer:
     message = f"The answer of {answer.host!r} {what}."
     return BadAnswer(message, host=answer.host, http_status=answer.status)
-
-
-def _refuse(constant: str) -> object:
-    raise ValueError(constant)
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(text)
-    return value
