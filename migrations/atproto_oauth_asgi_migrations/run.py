@@ -115,14 +115,21 @@ def sql(dialect: str, out: TextIO, *, schema: str | None = None, revision: str =
         command.upgrade(config(schema=schema, dialect=dialect, out=out), revision, sql=True)
 
 
-async def on_url(url: str, work: Callable[[sa.Connection], Result]) -> Result:
+async def on_url(
+    url: str, work: Callable[[sa.Connection], Result], *, schema: str | None = None
+) -> Result:
     """Run something in one transaction on a store URL, on a connection made for it.
+
+    Args:
+        url: The store's URL.
+        work: Called with a synchronous connection, in a transaction that is then committed.
+        schema: The schema it is about; only looked at to refuse one where there are none.
 
     Raises:
         ConfigurationError: the URL is wrong, or its driver is not installed.
         StoreUnavailable: the database does not answer.
     """
-    engines = own_engines(url)
+    engines = own_engines(url, schema=schema)
     try:
         with driver_errors_translated():
             async with engines.writer.begin() as connection:

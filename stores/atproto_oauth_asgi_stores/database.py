@@ -35,7 +35,7 @@ class Database:
         else:
             url = url_or_engine
             # Made once here, so that a mistake in the URL is found where it was written.
-            own_engines(url)
+            own_engines(url, schema=schema)
             self._own = LoopEngines(lambda: own_engines(url))
 
     async def _engines(self) -> Engines:

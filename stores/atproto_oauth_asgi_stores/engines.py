@@ -66,13 +66,13 @@ def given_engines(engine: AsyncEngine) -> Engines:
     return Engines(reader=engine.execution_options(isolation_level="AUTOCOMMIT"), writer=engine)
 
 
-def own_engines(url: str | URL) -> Engines:
+def own_engines(url: str | URL, *, schema: str | None = None) -> Engines:
     """Make engines for a store URL; nothing is connected yet.
 
     Raises:
         ConfigurationError: the URL is not one, or its driver is not installed.
     """
-    parsed = parse_url(url)
+    parsed = parse_url(url, schema=schema)
     try:
         return _sqlite_engines(parsed) if is_sqlite(parsed) else _server_engines(parsed)
     except (ImportError, NoSuchModuleError, ArgumentError, TypeError) as exc:

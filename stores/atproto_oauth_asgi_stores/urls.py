@@ -21,12 +21,12 @@ def is_sqlite(url: URL) -> bool:
     return url.get_backend_name() == "sqlite"
 
 
-def parse_url(url: str | URL) -> URL:
+def parse_url(url: str | URL, *, schema: str | None = None) -> URL:
     """Parse a store URL and name the driver where it names none.
 
     Raises:
-        ConfigurationError: it is not a URL, or a SQLite database in memory. The message never
-            holds the URL, which may hold a password.
+        ConfigurationError: it is not a URL, or SQLite is asked for a schema or to keep a database
+            in memory. The message never holds the URL, which may hold a password.
     """
     try:
         parsed = make_url(url)
@@ -44,4 +44,6 @@ def parse_url(url: str | URL) -> URL:
             "The store URL names a SQLite database in memory, which each connection has for "
             "itself; use sqlite:///file.db, or memory://."
         )
+    if is_sqlite(parsed) and schema is not None:
+        raise ConfigurationError("SQLite has no schemas; leave the schema out.")
     return parsed
