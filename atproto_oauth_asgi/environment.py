@@ -70,8 +70,8 @@ def read_environment(
         if not variable.upper().startswith(VARIABLE_PREFIX):
             continue
         name = variable.upper().removeprefix(VARIABLE_PREFIX).lower()
-        bare = name.removesuffix(_FILE)
-        if name not in SETTINGS and bare not in _IN_FILES:
+        bare = name if name in SETTINGS else name.removesuffix(_FILE)
+        if bare not in (SETTINGS if bare == name else _IN_FILES):
             raise ConfigurationError(_unknown(variable, name))
         if not text.strip() or bare not in names:
             continue
@@ -80,7 +80,7 @@ def read_environment(
                 f"{VARIABLE_PREFIX}{bare.upper()} is set and {bare.upper()}_FILE too; keep one of"
                 " them."
             )
-        texts[bare] = text.strip() if name in SETTINGS else _contents(variable, text.strip())
+        texts[bare] = text.strip() if bare == name else _contents(variable, text.strip())
     read = {name: _READERS.get(name, str)(text) for name, text in texts.items()}
     return cast("SettingsOverrides", read)
 

@@ -90,12 +90,10 @@ class ClientMetadata:
         """
         if not self.base.loopback:
             return self.base.url + METADATA_PATH
-        return build_loopback_client_id(self.scope, self._registered_redirect_uri)
+        return build_loopback_client_id(self.scope, self._portless_redirect_uri)
 
     @property
-    def _registered_redirect_uri(self) -> str:
-        if not self.base.loopback:
-            return self.redirect_uri
+    def _portless_redirect_uri(self) -> str:
         host = "[::1]" if "[" in self.base.origin else "127.0.0.1"
         return f"http://{host}{self.base.path}{self.prefix}/callback"
 
@@ -112,7 +110,7 @@ class ClientMetadata:
     def document(self) -> ClientMetadataDocument:
         """Return the document to serve; in loopback the one that servers make up themselves."""
         if self.base.loopback:
-            client = LoopbackClient(self.scope, (self._registered_redirect_uri,))
+            client = LoopbackClient(self.scope, (self._portless_redirect_uri,))
             return loopback_document(self.client_id, client)
         document: ClientMetadataDocument = {
             "client_id": self.client_id,

@@ -142,7 +142,7 @@ def _covered(grant: tuple[Scope, ...], scope: Scope, sets: PermissionSets) -> bo
             return _covers_blob(grant, scope)
         case AccountPermission():
             return _covers_account(grant, scope)
-        case IdentityPermission():
+        case IdentityPermission():  # pragma: no branch  # the last of the union
             return IdentityPermission(attribute="*") in grant
 
 

@@ -68,5 +68,5 @@ def make_key_file(path: Path) -> tuple[bytes, ...]:
         ) from exc
     keys = read_key_file(path)
     if keys is None:
-        raise ConfigurationError(f"The key file {path} was deleted while it was made; start again.")
+        raise ConfigurationError(f"The key file {path} leads nowhere; delete it and start again.")
     return keys

@@ -37,6 +37,7 @@ _CONFIDENTIAL_DAYS = 90
 _MAX_DAYS = 400
 _MIN_AGE = 60
 _MAX_NAME = 200
+_MAX_PORT = 65_535
 _COOKIE_NAME = re.compile(r"(?!__(?:host|secure|http)-)[a-z0-9_-]{1,64}", re.IGNORECASE)
 _STORE_URL = re.compile(r"([a-z][a-z0-9]*)(?:\+[a-z0-9]+)?:.*", re.IGNORECASE | re.DOTALL)
 # No “//” or “\\” in front: browsers read both as another host.
@@ -262,7 +263,7 @@ def _items(value: Sequence[str], name: str) -> tuple[str, ...]:
             f"{name} must be a tuple of texts, not one text; put it into parentheses with a comma"
             " behind it."
         )
-    return tuple(dict.fromkeys(value))
+    return tuple(value)
 
 
 def _origins(given: Sequence[str]) -> tuple[str, ...]:
@@ -275,7 +276,7 @@ def _origins(given: Sequence[str]) -> tuple[str, ...]:
                 " like https://www.example.com, without a path or “*”."
             )
         origins.append(origin)
-    return tuple(origins)
+    return tuple(dict.fromkeys(origins))
 
 
 def _age(seconds: int, keys: ClientKeys | None) -> int:
@@ -311,7 +312,7 @@ def _private_hosts(given: Sequence[str]) -> tuple[str, ...]:
                     " the guard off; name the hosts or networks that you mean."
                 )
             hosts.append(str(network))
-    return tuple(hosts)
+    return tuple(dict.fromkeys(hosts))
 
 
 def _check_proxy(text: str) -> None:
@@ -320,7 +321,7 @@ def _check_proxy(text: str) -> None:
         url = httpx.URL(text)
     except httpx.InvalidURL:
         url = httpx.URL()
-    if url.scheme not in {"http", "https"} or not url.host:
+    if url.scheme not in {"http", "https"} or not url.host or (url.port or 0) > _MAX_PORT:
         raise ConfigurationError(
             "EGRESS_PROXY is not the URL of an HTTP proxy; write it like http://proxy.internal:3128."
         )

@@ -235,3 +235,13 @@ def test_a_damaged_key_file_is_never_replaced(tmp_path: Path, content: bytes) ->
 def test_a_place_where_no_key_file_can_be_made_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="secrets generate"):
         make_key_file(tmp_path / "missing" / "key")
+
+
+def test_a_link_to_nowhere_is_not_taken_for_a_key_file(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    path.symlink_to(tmp_path / "gone")
+
+    with pytest.raises(ConfigurationError, match="leads nowhere"):
+        make_key_file(path)
+
+    assert [path] == list(tmp_path.iterdir())
