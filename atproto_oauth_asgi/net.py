@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from http.cookiejar import CookieJar, DefaultCookiePolicy
+from math import isfinite
 from types import MappingProxyType
 from typing import cast
 from urllib.parse import urlencode
@@ -38,8 +39,10 @@ _MAX_IDLE = 20
 _MAX_CONNECTIONS = 500
 # An answer of single bytes, each a chunk of its own, would cost seconds of processor time.
 _MAX_PARTS = 2048
+# For the look-up and TCP, and again for TLS, however long the deadline is.
+_CONNECT_SECONDS = 10.0
 # Seconds for PDS calls; reading is also the total for the headers. Answers may be streams.
-_CLIENT_TIMEOUT = httpx.Timeout(connect=10.0, read=30.0, write=30.0, pool=5.0)
+_CLIENT_TIMEOUT = httpx.Timeout(connect=_CONNECT_SECONDS, read=30.0, write=30.0, pool=5.0)
 
 
 class Net:
@@ -151,6 +154,7 @@ class Net:
         of the request leaves; what it raises is passed on, and then nothing was sent. Its time
         counts towards `deadline` (seconds), which cancels it too. Such a request gets a connection
         of its own: a kept one could be closed by the server while `before_send` takes its time.
+        With `deadline=inf` only connecting is bounded, and the caller keeps the time.
 
         Raises:
             AddressRefused: The URL may not be opened; nothing was sent.
@@ -205,7 +209,11 @@ class Net:
         self, method: str, url: str, headers: Mapping[str, str], content: bytes | None = None
     ) -> httpx.Request:
         return httpx.Request(
-            method, self._guard.parse_url(url), headers={**_HEADERS, **headers}, content=content
+            method,
+            self._guard.parse_url(url),
+            headers={**_HEADERS, **headers},
+            content=content,
+            extensions={"timeout": {"connect": _CONNECT_SECONDS}},
         )
 
     def _redirected(self, request: httpx.Request, answer: Answer) -> httpx.Request:
@@ -230,7 +238,7 @@ class Net:
     ) -> Answer:
         departure = departure or Departure()
         host = request.url.host
-        timer = asyncio.timeout(deadline)
+        timer = asyncio.timeout(deadline if isfinite(deadline) else None)
         try:
             async with timer:
                 response = await transport.send(request, departure)

@@ -65,10 +65,12 @@ async def test_get_json_wants_exactly_a_json_object(raw: bytes, status: int) -> 
 
 
 async def test_get_json_takes_the_types_it_is_told() -> None:
-    raw = answer(b'{"a": "\\u00e9"}', "200 OK", "content-type: Application/DID+ld+JSON; a=b")
+    raw = answer(
+        b'{"a": "\\u00e9", "b": 1.5}', "200 OK", "content-type: Application/DID+ld+JSON; a=b"
+    )
     types = ("application/did+ld+json", "application/json")
     async with serving(raw) as server, opened() as net:
-        assert await net.get_json(server.url, content_types=types) == {"a": "é"}
+        assert await net.get_json(server.url, content_types=types) == {"a": "é", "b": 1.5}
 
         request = server.requests[0][1]
         assert b"\r\nAccept: application/did+ld+json, application/json\r\n" in request

@@ -70,6 +70,7 @@ async def test_each_hop_of_a_redirect_is_guarded(location: str) -> None:
         "HTTP://a.example.com/",
         "ftp://a/",
         "javascript:x",
+        "https://a:b/",
         "/\xe9",
     ],
 )

@@ -276,6 +276,18 @@ async def test_a_slow_look_up_ends_with_the_deadline() -> None:
         assert not caught.value.sent
 
 
+async def test_a_slow_look_up_ends_with_the_time_to_connect() -> None:
+    async def never(host: str) -> Sequence[str]:
+        await asyncio.Event().wait()
+        raise AssertionError(host)
+
+    async with opened(NetPolicy(resolve_host=never)) as net:
+        with pytest.raises(Unreachable, match="in time") as caught:
+            await net.client.get(f"https://{NAME}/", timeout=0.1)
+
+        assert not caught.value.sent
+
+
 async def test_a_name_that_does_not_resolve_is_unreachable() -> None:
     async def unknown(host: str) -> Sequence[str]:
         raise OSError(host)
@@ -475,7 +487,9 @@ async def test_a_proxy_that_refuses_leaves_the_request_unsent() -> None:
     assert not caught.value.sent
 
 
-@pytest.mark.parametrize("url", ["", "proxy:3128", "socks5://proxy", "http://", "ftp://proxy"])
+@pytest.mark.parametrize(
+    "url", ["", "proxy:3128", "socks5://proxy", "http://proxy:x", "http://", "ftp://proxy"]
+)
 async def test_a_proxy_that_is_no_http_url_says_which_setting(url: str) -> None:
     async with opened(NetPolicy(egress_proxy=url)) as net:
         with pytest.raises(ConfigurationError, match="EGRESS_PROXY"):

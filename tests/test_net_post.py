@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from math import inf
 from urllib.parse import parse_qsl
 
 import httpx
@@ -212,6 +213,25 @@ async def test_a_pds_call_streams_before_the_answer_is_complete() -> None:
         assert await anext(chunks) == b"a"
         more.set()
         assert await anext(chunks) == b"b"
+
+
+async def test_a_call_may_be_traced_as_with_httpx() -> None:
+    events: list[str] = []
+
+    async def trace(event: str, info: object) -> None:
+        events.append(event)
+
+    async with serving() as server, opened() as net:
+        await net.client.get(server.url, extensions={"trace": trace})
+
+    assert "http11.send_request_headers.started" in events
+
+
+async def test_the_caller_may_keep_the_time() -> None:
+    async with serving() as server, opened() as net:
+        answer = await net.post_form(server.url, {}, deadline=inf)
+
+        assert answer.status == 200
 
 
 async def test_a_stream_that_breaks_is_unreachable() -> None:
