@@ -73,4 +73,12 @@ class SQLStore(OneTimes, Sessions, Refreshes):
             ).all()
             if keys:
                 left -= await changed(connection, write.where(key.in_(keys), over))
+            if keys and key is browser.c.id:
+                # What the foreign key does too, but not on every engine that we are given.
+                gone = ~sa.exists().where(browser.c.id == session.c.browser_id)
+                await connection.execute(
+                    sa.update(session)
+                    .where(session.c.browser_id.in_(keys), gone)
+                    .values(browser_id=None)
+                )
         return limit - left
