@@ -115,7 +115,7 @@ class Walker:
         *,
         token: str | None = None,
         key: Key | None = None,
-        **claims: object,
+        claims: Mapping[str, object] | None = None,
     ) -> str:
         key = key or self.key
         payload: JSON = {
@@ -128,7 +128,7 @@ class Walker:
             payload["nonce"] = self.nonce
         if token is not None:
             payload["ath"] = b64(hashlib.sha256(token.encode()).digest())
-        merged = {**payload, **claims}
+        merged = {**payload, **(claims or {})}
         kept = {name: value for name, value in merged.items() if value is not None}
         return key.sign({"typ": "dpop+jwt", "alg": "ES256", "jwk": key.jwk}, kept)
 
@@ -162,14 +162,14 @@ class Walker:
         client_key: Key | None = None,
         assertion: Mapping[str, object] | None = None,
         dpop: str | None = "fresh",
-        **claims: object,
+        claims: Mapping[str, object] | None = None,
     ) -> httpx.Response:
         """Post a form with a proof; `dpop=None` sends none, another text is sent as it is."""
         fields = {**self.credentials(client_key, **(assertion or {})), **form}
         sent = {name: value for name, value in fields.items() if value is not None}
         headers: dict[str, str] = {}
         if dpop == "fresh":
-            headers["dpop"] = self.proof("POST", self.url(path), key=key, **claims)
+            headers["dpop"] = self.proof("POST", self.url(path), key=key, claims=claims)
         elif dpop is not None:
             headers["dpop"] = dpop
         answer = await self.http.post(self.url(path), data=sent, headers=headers)
@@ -250,12 +250,12 @@ class Walker:
         scheme: str = "DPoP",
         key: Key | None = None,
         dpop: str | None = "fresh",
-        **claims: object,
+        claims: Mapping[str, object] | None = None,
     ) -> httpx.Response:
         url = self.url(f"/xrpc/{nsid}")
         headers = {"authorization": f"{scheme} {token}"}
         if dpop == "fresh":
-            headers["dpop"] = self.proof(method, url, token=str(token), key=key, **claims)
+            headers["dpop"] = self.proof(method, url, token=str(token), key=key, claims=claims)
         elif dpop is not None:
             headers["dpop"] = dpop
         content = data
