@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import time
+from collections.abc import Coroutine
 
 import anyio
 import pytest
@@ -41,6 +44,25 @@ class ConformanceBase:
         if ms > PATIENCE_MS:
             pytest.skip("the store's clock cannot be moved: override `advance`")
         await anyio.sleep((ms + 50) / 1000)
+
+
+#: Moments at which a cancellation test goes away, as parts of the time that the work takes.
+MOMENTS = tuple(part / 20 for part in range(24))
+
+
+async def timed(work: Coroutine[object, object, object]) -> float:
+    """Do the work and return how many seconds it took."""
+    started = time.perf_counter()
+    await work
+    return time.perf_counter() - started
+
+
+async def cancelled_after(seconds: float, work: Coroutine[object, object, object]) -> None:
+    """Start the work and cancel it after a while, whatever it is at then."""
+    task = asyncio.ensure_future(work)
+    await asyncio.sleep(seconds)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 def hashed(text: str) -> bytes:

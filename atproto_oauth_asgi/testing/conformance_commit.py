@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from dataclasses import replace
 
 from atproto_oauth_asgi.store import SessionRecord, Store
 from atproto_oauth_asgi.testing.conformance_base import (
     HOUR_MS,
+    MOMENTS,
     ConformanceBase,
     about,
+    cancelled_after,
     refreshed,
     session,
+    timed,
 )
 from atproto_oauth_asgi.testing.conformance_refresh import LEASE_MS, acquire, mark, row_of
 
@@ -310,21 +314,19 @@ class CommitConformance(ConformanceBase):
     async def test_a_cancelled_commit_leaves_all_or_nothing(self, store: Store) -> None:
         """Whenever the caller goes away, old tokens or new ones are there, whole."""
         await store.create_session(session(), browser=None)
-        attempted = {1: [b"sealed tokens"]}
-        for steps in range(30):
-            version = (await row_of(store)).version
-            attempted.setdefault(version + 1, []).append(b"%d" % steps)
-            task = asyncio.create_task(
-                store.commit_refresh(
-                    "session", version=version, owner="me", refreshed=refreshed(b"%d" % steps)
-                )
+        attempted = {1: [b"sealed tokens"], 2: [b"whole"]}
+
+        def commit(version: int, tokens: bytes) -> Coroutine[object, object, bool]:
+            return store.commit_refresh(
+                "session", version=version, owner="me", refreshed=refreshed(tokens)
             )
-            for _ in range(steps):
-                await asyncio.sleep(0)
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+
+        took = await timed(commit(1, b"whole"))
+        for number, moment in enumerate(MOMENTS):
+            version = (await row_of(store)).version
+            attempted.setdefault(version + 1, []).append(b"%d" % number)
+            await cancelled_after(moment * took, commit(version, b"%d" % number))
 
             row = await row_of(store)
             assert row.sealed_tokens in attempted[row.version]
-            assert row.sealed_key == ("key-1" if row.version == 1 else "key-2")
         assert await acquire(store, version=(await row_of(store)).version, lease_ms=LEASE_MS)

@@ -8,7 +8,15 @@ import pytest
 
 from atproto_oauth_asgi.errors import StoreError
 from atproto_oauth_asgi.store import Consumed, Store
-from atproto_oauth_asgi.testing.conformance_base import ConformanceBase, about, hashed, one_time
+from atproto_oauth_asgi.testing.conformance_base import (
+    MOMENTS,
+    ConformanceBase,
+    about,
+    cancelled_after,
+    hashed,
+    one_time,
+    timed,
+)
 
 KEY = hashed("state")
 
@@ -134,14 +142,25 @@ class OneTimeConformance(ConformanceBase):
 
     async def test_a_cancelled_put_leaves_all_or_nothing(self, store: Store) -> None:
         """Whenever the caller goes away, the thing is whole or absent and the store well."""
-        for steps in range(30):
-            task = asyncio.create_task(store.put(one_time(f"state {steps}")))
-            for _ in range(steps):
-                await asyncio.sleep(0)
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        took = await timed(store.put(one_time("whole")))
+        for number, moment in enumerate(MOMENTS):
+            await cancelled_after(moment * took, store.put(one_time(f"{number}")))
 
-            found = await store.consume(hashed(f"state {steps}"), kind="login")
+            found = await store.consume(hashed(f"{number}"), kind="login")
 
             assert found is None or found.sealed == b"sealed"
         await store.check()
+
+    async def test_a_cancelled_consume_uses_up_or_does_not(self, store: Store) -> None:
+        """Whenever the caller goes away, the payload is there for the next one or is gone."""
+        await store.put(one_time("whole"))
+        took = await timed(store.consume(hashed("whole"), kind="login"))
+        for number, moment in enumerate(MOMENTS):
+            key = hashed(f"{number}")
+            await store.put(one_time(f"{number}"))
+            await cancelled_after(moment * took, store.consume(key, kind="login"))
+
+            found = await _consume(store, key)
+
+            assert found.first == (found.sealed == b"sealed")
+            assert not (await _consume(store, key)).first

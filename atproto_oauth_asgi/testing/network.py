@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
@@ -303,9 +304,10 @@ class Network:
         assert not self._served, "the network is served already"
         ports = [port, *(0 for _ in self.hosts[1:])]
         with contextlib.ExitStack() as stack:
-            bound = [listen(plc_port), *(listen(wanted) for wanted in ports)]
-            for sockets in bound:
-                for each in sockets:
+            bound: list[list[socket.socket]] = []
+            for wanted in (plc_port, *ports):
+                bound.append(listen(wanted))
+                for each in bound[-1]:
                     stack.callback(each.close)
             numbers = [sockets[0].getsockname()[1] for sockets in bound]
             before = [self.plc.origin, *(host.origin for host in self.hosts)]

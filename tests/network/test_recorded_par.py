@@ -42,8 +42,10 @@ REFUSED: dict[str, tuple[dict[str, str | None], str, str]] = {
     "par localhost redirect_uri": (
         {"redirect_uri": "http://localhost:1/callback"},
         "invalid_request",
-        'Invalid authorization request: Use of "localhost" hostname is not allowed (RFC 8252), '
-        'use a loopback IP such as "127.0.0.1" instead at body.redirect_uri',
+        (
+            'Invalid authorization request: Use of "localhost" hostname is not allowed (RFC 8252), '
+            'use a loopback IP such as "127.0.0.1" instead at body.redirect_uri'
+        ),
     ),
     "par response_type token": (
         {"response_type": "token"},

@@ -163,10 +163,12 @@ async def test_revoke_without_client_id(walker: Walker) -> None:
     assert refusal(answer) == (
         400,
         "invalid_request",
-        "Client credentials missing: Required at body.client_id; Invalid literal value, expected "
-        '"urn:ietf:params:oauth:client-assertion-type:jwt-bearer" at body.client_assertion_type; '
-        "Required at body.client_assertion, or Required at body.client_id; "
-        "Required at body.client_secret, or Required at body.client_id",
+        (
+            "Client credentials missing: Required at body.client_id; Invalid literal value, expected "
+            '"urn:ietf:params:oauth:client-assertion-type:jwt-bearer" at body.client_assertion_type; '
+            "Required at body.client_assertion, or Required at body.client_id; "
+            "Required at body.client_secret, or Required at body.client_id"
+        ),
     )
 
 
