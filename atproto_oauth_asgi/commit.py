@@ -133,6 +133,4 @@ class Committer:
 
 
 def _owner(live: LiveSession) -> Owner:
-    return Owner(
-        session_id=live.id, did=live.did, issuer=live.issuer, client_id=live.client_id
-    )
+    return Owner(session_id=live.id, did=live.did, issuer=live.issuer, client_id=live.client_id)

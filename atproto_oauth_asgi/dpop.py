@@ -207,4 +207,3 @@ def dpop_error(headers: httpx.Headers) -> str | None:
         if challenge.scheme == "dpop" and "error" in challenge.parameters:
             return challenge.parameters["error"]
     return None
-

@@ -21,10 +21,9 @@ _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
 
 
-class SettingsOverrides(TypedDict, total=False):
-    """Names the keywords of `Settings`, which stand in for environment variables."""
+class SettingsOptions(TypedDict, total=False):
+    """Names the settings that may be left out."""
 
-    base_url: str
     client_name: str | None
     client_uri: str | None
     logo_uri: str | None
@@ -47,6 +46,12 @@ class SettingsOverrides(TypedDict, total=False):
     allow_private_hosts: tuple[str, ...]
     allow_insecure_loopback: bool
     net_policy: NetPolicy | None
+
+
+class SettingsOverrides(SettingsOptions, total=False):
+    """Names the keywords that stand in for the environment."""
+
+    base_url: str
 
 
 #: The settings that have an environment variable.

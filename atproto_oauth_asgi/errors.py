@@ -313,6 +313,8 @@ class RequestError(ATProtoOAuthError, HTTPException):
 
     def __init__(self, message: str | None = None) -> None:
         ATProtoOAuthError.__init__(self, message)
+        #: Where to sign in, when that helps and the connection is known.
+        self.login_url: str | None = None
         self.status_code = self.status
         self.detail = Detail(error=self.code, message=self.sentence)  # type: ignore[assignment]  # printed by the framework, see Detail
         self.headers: Mapping[str, str] | None = {
@@ -322,6 +324,11 @@ class RequestError(ATProtoOAuthError, HTTPException):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self)!r})"
+
+    def login(self, url: str) -> None:
+        """Say in the answer where to sign in."""
+        self.login_url = url
+        self.detail = Detail(error=self.code, message=self.sentence, login_url=url)  # type: ignore[assignment]  # as above
 
 
 class NotAuthenticated(RequestError):
@@ -435,3 +442,16 @@ class ClientKeyMissing(ATProtoOAuthError):
     def __init__(self, message: str | None = None, *, kid: str | None = None) -> None:
         super().__init__(message)
         self.kid = kid
+
+
+def error_for(code: str, sentence: str | None = None) -> ATProtoOAuthError:
+    """Return a new error of the class whose `code` this is; used to repeat an outcome."""
+    if code == LoginRefused.code:
+        return LoginRefused(sentence)
+    waiting: list[type[ATProtoOAuthError]] = [LoginError, ResolutionError, FetchError]
+    while waiting:
+        kind = waiting.pop()
+        if kind.code == code:
+            return kind()
+        waiting.extend(kind.__subclasses__())
+    return StoreUnavailable() if code == StoreUnavailable.code else LoginError()

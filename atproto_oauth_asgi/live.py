@@ -58,6 +58,7 @@ class Flight:
 
     def __init__(self) -> None:
         self._served = asyncio.Event()
+        self._departed = asyncio.Event()
         #: A token request is, or may be, in the air.
         self.posting = False
         #: Why it ended without new tokens.
@@ -69,19 +70,33 @@ class Flight:
         """Say whether waiting has an end: there are new tokens, or there will be none."""
         return self._served.is_set()
 
+    def depart(self) -> None:
+        """Note that a token request is about to leave."""
+        self.posting = True
+        self._departed.set()
+
     def serve(self) -> None:
         """Let everybody go on who waits."""
         self.posting = False
+        self._departed.set()
         self._served.set()
 
     async def wait(self, timeout: float) -> bool:
         """Wait until served, at most `timeout` seconds; say whether it was."""
-        try:
-            async with asyncio.timeout(timeout):
-                await self._served.wait()
-        except TimeoutError:
-            return False
-        return True
+        return await _within(timeout, self._served)
+
+    async def wait_departure(self, timeout: float) -> bool:
+        """Wait until a token request left or none will, at most `timeout` seconds."""
+        return await _within(timeout, self._departed)
+
+
+async def _within(timeout: float, event: asyncio.Event) -> bool:
+    try:
+        async with asyncio.timeout(timeout):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True
 
 
 class LiveSession:
@@ -102,6 +117,12 @@ class LiveSession:
         #: Somebody waited for a refresh as long as one may; nobody does again before a change.
         self.waited_in_vain = False
         self.ended_reason: str | None = None
+        #: False while a login is not finished: there is no row to refresh or to look up yet.
+        self.saved = True
+        #: Browser that the session was last seen in.
+        self.browser_id: str | None = record.browser_id
+        #: Seconds since the store last wrote it as seen.
+        self.seen_ago = record.seen_ago_ms / 1000
         self.version = 0
         self.failures = 0
         self.attempts = 0

@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable
@@ -50,8 +51,10 @@ from atproto_oauth_asgi.tokens import TokenResponse, Tokens
 
 log = logging.getLogger(__name__)
 
+_SECONDS = re.compile(r"[0-9]{1,9}")
 
-class LeaseLost(Exception):  # noqa: N818  # never leaves this module
+
+class LeaseLost(Exception):  # never leaves this module
     """The row is not ours to refresh any more: nothing may be sent."""
 
 
@@ -107,9 +110,7 @@ class Refresher:
         return flight
 
     async def _fly(self, live: LiveSession, flight: Flight) -> None:
-        hold = Hold(
-            live=live, flight=flight, version=live.version, owner=secrets.token_hex(16)
-        )
+        hold = Hold(live=live, flight=flight, version=live.version, owner=secrets.token_hex(16))
         try:
             await self._refresh(hold)
         except StoreUnavailable:
@@ -194,8 +195,8 @@ class Refresher:
         live = hold.live
         try:
             async with asyncio.timeout(self._timing.verify):
-                identity = await self._resolver.resolve(live.did, fresh=True)
-                server = await self._discovery.for_pds(identity.pds, fresh=True)
+                pds = await self._resolver.locate(live.did, fresh=True)
+                server = await self._discovery.for_pds(pds, fresh=True)
         except (TimeoutError, ResolutionError, FetchError) as exc:
             # An outage is no migration: the session stays, unspent.
             await self._fail(hold, f"The account's servers could not be checked: {exc}")
@@ -208,7 +209,7 @@ class Refresher:
             else:
                 self._adopt(live, await self._store.load_session(live.id))
             return None
-        return identity.pds, server
+        return pds, server
 
     # --- Mark and post -----------------------------------------------------------------------
 
@@ -295,7 +296,7 @@ class Refresher:
             hold.sent = time.monotonic()
             # Both clocks: one stands still while a machine sleeps, the other may be set.
             if max(hold.sent - monotonic, abs(time.time() - wall)) <= timing.mark_to_send:
-                hold.flight.posting = True
+                hold.flight.depart()
                 return
         raise LeaseLost
 
@@ -516,11 +517,11 @@ def _free(record: SessionRecord) -> bool:
 
 
 def _jti_reused(answer: ASAnswer) -> bool:
-    """Tell a re-used assertion `jti` from a dead grant: the reference server calls both the same."""
+    """Tell a re-used assertion `jti`, which the reference server calls `invalid_grant` too."""
     words = answer.description.lower()
     return "jti" in words and "reuse" in words
 
 
 def _retry_after(answer: ASAnswer) -> float | None:
     value = answer.answer.headers.get("retry-after", "")
-    return float(value) if value.isascii() and value.isdigit() and len(value) < 9 else None
+    return float(value) if _SECONDS.fullmatch(value) else None

@@ -79,9 +79,7 @@ class Revoker:
     def _start(
         self, grant: Grant, token: str, metadata: ServerMetadata | None
     ) -> asyncio.Task[None]:
-        return self._tasks.start(
-            self._revoke(grant, token, metadata), name=f"revoke {grant.did}"
-        )
+        return self._tasks.start(self._revoke(grant, token, metadata), name=f"revoke {grant.did}")
 
     async def _revoke(self, grant: Grant, token: str, metadata: ServerMetadata | None) -> None:
         fields = {"did": grant.did, "issuer": grant.issuer}

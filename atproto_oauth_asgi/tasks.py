@@ -24,8 +24,18 @@ class Tasks:
         """Run work in a task of its own, which no request can cancel."""
         task: asyncio.Task[T] = asyncio.create_task(work, name=name)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
         return task
+
+    def _ended(self, task: asyncio.Task[T]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            # Whoever waits is told; that the waiting one has gone is no defect.
+            task.exception()
+
+    def running(self) -> list[asyncio.Task[object]]:
+        """Return the tasks that have not come to their end."""
+        return list(self._tasks)
 
     async def drain(self, timeout: float) -> None:
         """Let all tasks come to their end for at most `timeout` seconds, then cancel the rest."""
@@ -37,23 +47,19 @@ class Tasks:
         await asyncio.gather(*left, return_exceptions=True)
 
 
-async def finish(task: asyncio.Task[T]) -> T:
-    """Wait for a task to its end even if the waiting request is cancelled meanwhile.
+async def finish(task: asyncio.Future[T], *, within: float) -> None:
+    """Wait for a task for at most `within` seconds, even if the waiting request is cancelled.
 
     Where nothing owns the end of the event loop, a request that left early would leave the task
-    frozen or cut off: an answer with the only live tokens would be lost (RFC 9449 and the single
-    use of refresh tokens allow no second try).
+    frozen or cut off, and an answer with the only live tokens would be lost.
     """
     cancelled: asyncio.CancelledError | None = None
-    while not task.done():
+    loop = asyncio.get_running_loop()
+    end = loop.time() + within
+    while not task.done() and loop.time() < end:
         try:
-            await asyncio.shield(task)
+            await asyncio.wait({task}, timeout=end - loop.time())
         except asyncio.CancelledError as exc:
-            if task.cancelled():
-                raise
             cancelled = exc
-        except Exception:  # noqa: BLE001  # told by `result` below
-            break
     if cancelled is not None:
         raise cancelled
-    return task.result()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import isfinite
@@ -20,6 +21,9 @@ from atproto_oauth_asgi.identifiers import parse_did
 UNKNOWN_LIFE_MS = 300_000
 SHORTEST_LIFE_MS = 1_000
 LONGEST_LIFE_MS = 24 * 3600 * 1000
+
+# Visible ASCII (RFC 6749 Appendix A.12, A.17): it goes into a header.
+_TOKEN = re.compile(r"[\x21-\x7e]{1,32768}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,9 +45,7 @@ class Tokens:
     def from_bytes(cls, data: bytes) -> Tokens:
         """Read what `to_bytes` wrote."""
         document = json.loads(data)
-        return cls(
-            access_token=document["at"], refresh_token=document["rt"], pds=document["pds"]
-        )
+        return cls(access_token=document["at"], refresh_token=document["rt"], pds=document["pds"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +83,7 @@ class TokenResponse:
             WrongAccount: the tokens are for another account.
         """
         access_token = document.get("access_token")
-        if not isinstance(access_token, str) or not access_token:
+        if not isinstance(access_token, str) or not _TOKEN.fullmatch(access_token):
             msg = "The token response has no access_token; report this to the server's operator."
             raise BadAnswer(msg)
         token_type = document.get("token_type")
@@ -89,8 +91,8 @@ class TokenResponse:
             msg = "The server gave tokens that are not DPoP-bound; they were refused."
             raise AuthorizationFailed(msg, error="invalid_token_type")
         refresh_token = document.get("refresh_token")
-        if refresh_token is not None and (
-            not isinstance(refresh_token, str) or not refresh_token
+        if refresh_token is not None and not (
+            isinstance(refresh_token, str) and _TOKEN.fullmatch(refresh_token)
         ):
             msg = "The token response has a refresh_token that is not a string."
             raise BadAnswer(msg)

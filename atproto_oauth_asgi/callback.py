@@ -1,0 +1,489 @@
+"""Finish a login: from the callback to a session.
+
+attempt consumed -> browser binding -> `iss` -> error or code -> token request -> token checks ->
+`sub` -> PDS -> authorization server again, uncached -> `on_login` -> session row -> cookie.
+Whatever fails after the token response revokes what was just received.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import json
+import logging
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from http import HTTPStatus
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from atproto_oauth_asgi.attempt import KIND, Attempt, digest
+from atproto_oauth_asgi.authorization_server import post
+from atproto_oauth_asgi.cookies import new_secret
+from atproto_oauth_asgi.core import Core, Login
+from atproto_oauth_asgi.dpop import DPoPKey, Nonces
+from atproto_oauth_asgi.errors import (
+    ATProtoOAuthError,
+    AuthorizationFailed,
+    BadAnswer,
+    ClientKeyMissing,
+    FetchError,
+    InteractionRequired,
+    InvalidCallback,
+    IssuerMismatch,
+    LoginCancelled,
+    LoginError,
+    LoginExpired,
+    LoginRefused,
+    PDSUnreachable,
+    ScopeRefused,
+    SealBroken,
+    StoreUnavailable,
+    Unreachable,
+    WrongAccount,
+    error_for,
+)
+from atproto_oauth_asgi.identifiers import Did, Handle
+from atproto_oauth_asgi.identity import Identity
+from atproto_oauth_asgi.live import LiveSession
+from atproto_oauth_asgi.login import refusal
+from atproto_oauth_asgi.runtime import Runtime
+from atproto_oauth_asgi.server_metadata import ServerMetadata
+from atproto_oauth_asgi.sessions import ACCOUNTS, cookie_hash
+from atproto_oauth_asgi.store import (
+    BrowserLogin,
+    Consumed,
+    NewSession,
+    SessionFilter,
+    SessionRecord,
+)
+from atproto_oauth_asgi.tasks import finish
+from atproto_oauth_asgi.tokens import TokenResponse, Tokens
+from atproto_oauth_asgi.vault import Owner
+
+log = logging.getLogger(__name__)
+
+#: A callback repeated by the same browser within this time gets the first one's outcome.
+REPEAT_MS = 60_000
+#: What a repeated callback waits for the first one, in seconds.
+REPEAT_WAIT = 30.0
+#: The code works once, so the server gets long to answer.
+EXCHANGE_DEADLINE = 30.0
+#: For the fresh look at the account that the tokens are for.
+VERIFY_DEADLINE = 20.0
+
+_PARAMETERS = ("state", "iss", "code", "error", "error_description", "response")
+_INTERACTION = frozenset(
+    {"login_required", "consent_required", "interaction_required", "account_selection_required"}
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """A login that has become a session."""
+
+    #: The browser's new cookie.
+    cookie: str = field(repr=False)
+    next: str
+    #: What `on_login` answered instead of the redirect to `next`.
+    response: Response | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Received:
+    """A token response, its proof of origin, and what revokes it."""
+
+    did: str
+    issuer: str
+    client_kid: str | None
+    key: DPoPKey
+    nonces: Nonces
+
+
+class CallbackFailed(Exception):  # carries an error to the page that shows it
+    """Says why a login ended, and what the person had typed."""
+
+    def __init__(self, error: ATProtoOAuthError, *, identifier: str = "", next: str = "") -> None:  # noqa: A002  # the parameter's name in the whole flow
+        super().__init__(error.code)
+        self.error = error
+        self.identifier = identifier
+        self.next = next
+
+
+async def finish_login(
+    core: Core,
+    runtime: Runtime,
+    request: Request,
+    *,
+    browser_secret: str | None,
+    cookie: str | None,
+) -> Finished:
+    """Turn a callback request into a session, once.
+
+    Args:
+        core: The app's configuration.
+        runtime: What this event loop owns.
+        request: The callback request.
+        browser_secret: Value of the browser's login cookie.
+        cookie: Value of its session cookie, if it is signed in already.
+
+    Raises:
+        CallbackFailed: the login ended without a session.
+        StoreUnavailable: nobody can say; the attempt may still be there.
+    """
+    parameters = _parameters(request)
+    key_hash = digest(parameters["state"])
+    consumed = await core.store.consume(key_hash, kind=KIND)
+    if consumed is None or not _bound(consumed, browser_secret):
+        # Who cannot show the browser's secret learns nothing, and the attempt is gone.
+        raise CallbackFailed(InvalidCallback())
+    if consumed.expired:
+        raise CallbackFailed(LoginExpired())
+    if not consumed.first or consumed.sealed is None:
+        return await _repeat(core, key_hash, consumed)
+    # A task of its own: a browser that goes away interrupts nothing, and comes back for the
+    # outcome.
+    task = runtime.tasks.start(
+        _finish(core, runtime, request, parameters, key_hash, consumed.sealed, cookie),
+        name="login",
+    )
+    if not runtime.owners:
+        # Nothing would go on with it after this request.
+        await finish(task, within=EXCHANGE_DEADLINE + VERIFY_DEADLINE)
+    return await asyncio.shield(task)
+
+
+def _parameters(request: Request) -> Mapping[str, str]:
+    query = request.query_params
+    if any(len(query.getlist(name)) > 1 for name in _PARAMETERS) or "response" in query:
+        raise CallbackFailed(InvalidCallback())
+    if not query.get("state"):
+        raise CallbackFailed(InvalidCallback())
+    return dict(query)
+
+
+def _bound(consumed: Consumed, browser_secret: str | None) -> bool:
+    return browser_secret is not None and hmac.compare_digest(
+        consumed.browser_hash, digest(browser_secret)
+    )
+
+
+async def _repeat(core: Core, key_hash: bytes, consumed: Consumed) -> Finished:
+    """Answer a reload or a cancelled navigation with the first callback's outcome."""
+    if consumed.consumed_ago_ms > REPEAT_MS:
+        raise CallbackFailed(InvalidCallback())
+    end = time.monotonic() + REPEAT_WAIT
+    pause = 0.02
+    while consumed.outcome is None:
+        if time.monotonic() >= end:
+            raise CallbackFailed(LoginExpired("The first callback has not come to an end."))
+        await asyncio.sleep(pause)
+        pause = min(pause * 1.5, 0.5)
+        again = await core.store.consume(key_hash, kind=KIND)
+        if again is None:
+            raise CallbackFailed(InvalidCallback())
+        consumed = again
+    outcome: dict[str, str] = json.loads(consumed.outcome)
+    where = {"identifier": outcome.get("identifier", ""), "next": outcome.get("next", "")}
+    if "error" in outcome:
+        raise CallbackFailed(error_for(outcome["error"], outcome.get("sentence")), **where)
+    record = await core.store.load_session(outcome["session"])
+    if record is None or record.status == "ended" or record.browser_id is None:
+        raise CallbackFailed(InvalidCallback(), **where)
+    cookie = new_secret()
+    await core.store.rotate_cookie(record.browser_id, cookie_hash(cookie))
+    return Finished(cookie=cookie, next=outcome["next"])
+
+
+async def _finish(
+    core: Core,
+    runtime: Runtime,
+    request: Request,
+    parameters: Mapping[str, str],
+    key_hash: bytes,
+    sealed: bytes,
+    cookie: str | None,
+) -> Finished:
+    outcome: dict[str, str] = {"error": LoginError.code}
+    try:
+        attempt = Attempt.from_bytes(core.vault.open_attempt(key_hash, sealed))
+        outcome |= {"identifier": attempt.identifier, "next": attempt.next}
+        session_id, finished = await _exchange(core, runtime, request, parameters, attempt, cookie)
+        outcome = {"session": session_id, "next": attempt.next}
+    except ATProtoOAuthError as exc:
+        log.warning("login.failed", extra={"error": exc.code, "why": str(exc)})
+        outcome["error"] = exc.code
+        if isinstance(exc, LoginRefused):
+            outcome["sentence"] = exc.sentence
+        raise CallbackFailed(
+            exc, identifier=outcome.get("identifier", ""), next=outcome.get("next", "")
+        ) from exc
+    finally:
+        # Without the note a reload is told to start again; that is all that is lost.
+        with contextlib.suppress(StoreUnavailable):
+            await core.store.record_outcome(key_hash, json.dumps(outcome))
+    return finished
+
+
+async def _exchange(
+    core: Core,
+    runtime: Runtime,
+    request: Request,
+    parameters: Mapping[str, str],
+    attempt: Attempt,
+    cookie: str | None,
+) -> tuple[str, Finished]:
+    # Also on errors: whoever answers in another's name may not even say no (RFC 9207 §2.4).
+    if parameters.get("iss") != attempt.issuer:
+        msg = "The callback's iss is not the issuer this login began with."
+        raise IssuerMismatch(msg)
+    if "error" in parameters:
+        raise _denied(parameters)
+    code = parameters.get("code")
+    if not code:
+        raise InvalidCallback
+    if attempt.client_id != core.client.client_id:
+        msg = "The client_id has changed since this login began; start again."
+        raise LoginExpired(msg)
+    key, nonces = attempt.key, Nonces(runtime.sessions.nonces)
+    try:
+        server = await core.discovery.for_issuer(attempt.issuer)
+        sent = time.monotonic()
+        answer = await post(
+            runtime.net,
+            core.client,
+            server.token_endpoint,
+            {
+                "grant_type": "authorization_code",
+                "code": code,
+                "redirect_uri": attempt.redirect_uri,
+                "code_verifier": attempt.verifier,
+            },
+            issuer=attempt.issuer,
+            kid=attempt.client_kid,
+            key=key,
+            nonces=nonces,
+            deadline=EXCHANGE_DEADLINE,
+        )
+    except Unreachable as exc:
+        raise PDSUnreachable(str(exc), identifier=attempt.issuer) from exc
+    except BadAnswer as exc:
+        raise AuthorizationFailed(str(exc)) from exc
+    except ClientKeyMissing as exc:
+        raise LoginExpired(str(exc)) from exc
+    if answer.answer.status != HTTPStatus.OK:
+        raise refusal(answer)
+    document: Mapping[str, object] = {}
+    received = _Received(
+        did=attempt.did or "unknown",
+        issuer=attempt.issuer,
+        client_kid=attempt.client_kid,
+        key=key,
+        nonces=nonces,
+    )
+    try:
+        document = answer.document()
+        response = TokenResponse.parse(document, sub=attempt.did)
+        if not answer.nonce_given:
+            msg = "The server takes DPoP proofs but gives no DPoP-Nonce (atproto OAuth: DPoP)."
+            raise AuthorizationFailed(msg, error="missing_dpop_nonce")
+        identity = await _verify(core, response.sub, attempt.issuer)
+        return await _admit(core, runtime, request, attempt, identity, response, key, sent, cookie)
+    except BadAnswer as exc:
+        _revoke(runtime, received, document, server)
+        raise AuthorizationFailed(str(exc)) from exc
+    except BaseException:
+        _revoke(runtime, received, document, server)
+        raise
+
+
+def _revoke(
+    runtime: Runtime,
+    received: _Received,
+    document: Mapping[str, object],
+    server: ServerMetadata,
+) -> None:
+    runtime.revoker.start_raw(received, document, server)
+
+
+def _denied(parameters: Mapping[str, str]) -> LoginError:
+    error, words = parameters["error"], parameters.get("error_description", "")
+    if error == "access_denied":
+        if "expired" in words.lower():
+            return LoginExpired()
+        if "scope" in words.lower():
+            return ScopeRefused()
+        return LoginCancelled()
+    if error in _INTERACTION:
+        return InteractionRequired()
+    if error == "invalid_scope":
+        return ScopeRefused()
+    shown = error if error.replace("_", "").isalnum() and len(error) < 64 else "an unknown error"
+    return AuthorizationFailed(f"The authorization server answered {shown}.", error=shown)
+
+
+async def _verify(core: Core, sub: str, issuer: str) -> Identity:
+    """Look up, uncached, that the issuer may speak for the account (atproto OAuth: Identity)."""
+    try:
+        async with asyncio.timeout(VERIFY_DEADLINE):
+            identity = await core.resolver.resolve(sub, fresh=True)
+            server = await core.discovery.for_pds(identity.pds, fresh=True)
+    except TimeoutError as exc:
+        msg = "The account that the tokens are for could not be looked up in time."
+        raise PDSUnreachable(msg, identifier=sub) from exc
+    except FetchError as exc:
+        if exc.retryable:
+            raise PDSUnreachable(str(exc), identifier=sub) from exc
+        raise
+    if server.issuer != issuer:
+        msg = f"{issuer} gave tokens for {sub}, whose authorization server is another."
+        raise WrongAccount(msg)
+    return identity
+
+
+async def _admit(
+    core: Core,
+    runtime: Runtime,
+    request: Request,
+    attempt: Attempt,
+    identity: Identity,
+    response: TokenResponse,
+    key: DPoPKey,
+    sent: float,
+    cookie: str | None,
+) -> tuple[str, Finished]:
+    owner = Owner(
+        session_id=secrets.token_urlsafe(16),
+        did=response.sub,
+        issuer=attempt.issuer,
+        client_id=attempt.client_id,
+    )
+    tokens = Tokens(
+        access_token=response.access_token,
+        refresh_token=response.refresh_token,
+        pds=identity.pds,
+    )
+    lifetime = core.settings.session_max_age
+
+    def row() -> NewSession:
+        return NewSession(
+            id=owner.session_id,
+            client_id=owner.client_id,
+            did=owner.did,
+            issuer=owner.issuer,
+            handle=identity.handle,
+            scope=response.scope,
+            pds=identity.pds,
+            client_kid=attempt.client_kid,
+            sealed_dpop_key=core.vault.seal_key(owner, key),
+            sealed_tokens=core.vault.seal_tokens(owner, tokens),
+            sealed_key=core.vault.key_id,
+            sent_ago_ms=round((time.monotonic() - sent) * 1000),
+            life_ms=response.life_ms,
+            refresh_after_ms=response.refresh_after_ms,
+            lifetime_ms=lifetime * 1000,
+        )
+
+    live = LiveSession(_record(row()), core.vault, shared_nonces=runtime.sessions.nonces)
+    live.saved = False
+    answer = None
+    if core.on_login is not None:
+        answer = await core.on_login(
+            Login(
+                did=Did(live.did),
+                handle=Handle(identity.handle) if identity.handle else None,
+                session=runtime.session(live),
+                request=request,
+                data=attempt.data,
+                next=attempt.next,
+            )
+        )
+    browser_id, replaced = await _browser(core, runtime, cookie, live.did, add=attempt.add)
+    new_cookie = new_secret()
+    await core.store.create_session(
+        row(),
+        browser=BrowserLogin(
+            id=browser_id, cookie_hash=cookie_hash(new_cookie), lifetime_ms=lifetime * 1000
+        ),
+        replaces=[record.id for record in replaced],
+    )
+    live.saved = True
+    live.browser_id = browser_id
+    runtime.sessions.keep(live)
+    if cookie is not None:
+        runtime.sessions.forget_cookie(cookie)
+    log.info(
+        "login.finished",
+        extra={"session": live.id, "did": live.did, "issuer": live.issuer},
+    )
+    for record in replaced:
+        _retire(runtime, record)
+    return live.id, Finished(cookie=new_cookie, next=attempt.next, response=answer)
+
+
+def _record(row: NewSession) -> SessionRecord:
+    """Return the row as it will be read back."""
+    return SessionRecord(
+        id=row.id,
+        browser_id=None,
+        client_id=row.client_id,
+        did=row.did,
+        issuer=row.issuer,
+        handle=row.handle,
+        scope=row.scope,
+        pds=row.pds,
+        client_kid=row.client_kid,
+        sealed_dpop_key=row.sealed_dpop_key,
+        sealed_tokens=row.sealed_tokens,
+        sealed_key=row.sealed_key,
+        version=1,
+        status="active",
+        ended_reason=None,
+        access_remaining_ms=row.life_ms - row.sent_ago_ms,
+        refresh_wait_ms=row.refresh_after_ms - row.sent_ago_ms,
+        remaining_ms=row.lifetime_ms,
+        lease_owner=None,
+        lease_until=None,
+        lease_remaining_ms=None,
+        attempts=0,
+        first_sent_ago_ms=None,
+        failures=0,
+        created_ago_ms=0,
+        refreshed_ago_ms=row.sent_ago_ms,
+        seen_ago_ms=0,
+    )
+
+
+async def _browser(
+    core: Core, runtime: Runtime, cookie: str | None, did: str, *, add: bool
+) -> tuple[str, Sequence[SessionRecord]]:
+    """Return the id of the browser's row, new or not, and the sessions that this login replaces."""
+    loaded = await core.store.load(cookie_hash(cookie)) if cookie is not None else None
+    if loaded is None:
+        return secrets.token_urlsafe(16), []
+    active = loaded.session.id if loaded.session is not None else None
+    rows = await core.store.list_sessions(
+        SessionFilter(browser_id=loaded.browser_id), limit=ACCOUNTS
+    )
+    return loaded.browser_id, [
+        row
+        for row in rows
+        # The same account is never listed twice; without `add` the new login takes the place of
+        # the one that was active.
+        if row.status != "ended" and (row.did == did or (not add and row.id == active))
+    ]
+
+
+def _retire(runtime: Runtime, record: SessionRecord) -> None:
+    if runtime.sessions.unusable_reason(record) not in {None, "reauth_required"}:
+        return
+    try:
+        live = runtime.sessions.live(record)
+    except SealBroken:
+        return
+    live.end("replaced")
+    runtime.revoker.start(live, live.tokens)

@@ -1,0 +1,69 @@
+"""The lifespan protocol: open before the app starts, drain after it has stopped."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from atproto_oauth_asgi.errors import ATProtoOAuthError
+
+if TYPE_CHECKING:
+    from atproto_oauth_asgi.oauth import ATProtoOAuth
+
+log = logging.getLogger(__name__)
+
+_ENDS = frozenset(
+    {"lifespan.startup.failed", "lifespan.shutdown.complete", "lifespan.shutdown.failed"}
+)
+
+
+class Lifespan:
+    """Answers one lifespan scope for an `ATProtoOAuth` and the app inside."""
+
+    def __init__(self, app: ASGIApp, oauth: ATProtoOAuth) -> None:
+        self._app = app
+        self._oauth = oauth
+        self._answered = False
+        self._left = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        startup: list[Message] = [await receive()]
+        try:
+            await self._oauth.__aenter__()
+        except ATProtoOAuthError as exc:
+            log.critical("oauth.not_started", extra={"error": exc.code, "why": str(exc)})
+            await send({"type": "lifespan.startup.failed", "message": str(exc)})
+            return
+
+        async def replayed() -> Message:
+            return startup.pop() if startup else await receive()
+
+        async def watched(message: Message) -> None:
+            self._answered = True
+            if message["type"] in _ENDS:
+                await self._leave()
+            await send(message)
+
+        try:
+            await self._app(scope, replayed, watched)
+        except Exception:
+            if self._answered:
+                raise
+            # It does not speak lifespan, as the specification allows: answer in its place.
+        finally:
+            if self._answered:
+                await self._leave()
+        if not self._answered:
+            try:
+                await send({"type": "lifespan.startup.complete"})
+                await receive()
+            finally:
+                await self._leave()
+            await send({"type": "lifespan.shutdown.complete"})
+
+    async def _leave(self) -> None:
+        if not self._left:
+            self._left = True
+            await self._oauth.__aexit__(None, None, None)

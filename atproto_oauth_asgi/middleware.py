@@ -1,0 +1,144 @@
+"""The ASGI entry: answers our own routes, attaches the session, owns lifespan where it sees one."""
+
+from __future__ import annotations
+
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from atproto_oauth_asgi.access import Place, attach, error_response, prepare, route_path
+from atproto_oauth_asgi.cross_site import may_attach
+from atproto_oauth_asgi.errors import ATProtoOAuthError, ConfigurationError, StoreUnavailable
+from atproto_oauth_asgi.lifespan import Lifespan
+from atproto_oauth_asgi.oauth import ATProtoOAuth
+from atproto_oauth_asgi.runtime import Runtime
+from atproto_oauth_asgi.session import OAuthSession
+
+_READS = frozenset({"GET", "HEAD"})
+_STARTS = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
+
+
+class ATProtoOAuthMiddleware:
+    """Mounts the routes of an `ATProtoOAuth` and attaches each request's session.
+
+    Works round any ASGI app, with `add_middleware`, and inside a `Mount`. It holds no request
+    state; scopes are copied, never changed.
+
+    Args:
+        app: The app inside.
+        oauth: The app-wide object.
+    """
+
+    def __init__(self, app: ASGIApp, *, oauth: ATProtoOAuth) -> None:
+        self.app = app
+        self.oauth = oauth
+        base = oauth.settings.base_path
+        self._ours: dict[str, Route] = {}
+        for route in oauth.routes:
+            # A proxy may take BASE_URL's path off, say so in `root_path`, or pass it on.
+            self._ours[route.path] = self._ours[base + route.path] = route
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        kind = scope["type"]
+        if kind == "lifespan":
+            await Lifespan(self.app, self.oauth)(scope, receive, send)
+            return
+        if kind not in {"http", "websocket"}:
+            await self.app(scope, receive, send)
+            return
+        path = route_path(scope)
+        place = Place(self.oauth, scope, path)
+        if kind == "http" and (route := self._ours.get(path)) is not None:
+            await self._answer(route, {**scope, **place.as_scope()}, receive, send)
+            return
+        cookie = self.oauth.cookies.read_session(scope["headers"])
+        if cookie is None:
+            await self._call(attach(scope, None, place), receive, send, place)
+            return
+        session, runtime = await self._session(scope, cookie, place)
+        try:
+            await self._call(attach(scope, session, place), receive, send, place)
+        finally:
+            if runtime is not None and not runtime.owners:
+                await runtime.settle()
+
+    async def _session(
+        self, scope: Scope, cookie: str, place: Place
+    ) -> tuple[OAuthSession | StoreUnavailable | None, Runtime | None]:
+        oauth = self.oauth
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        method: str | None = scope.get("method")
+        if not oauth.cross_site_sessions and not may_attach(headers, method, oauth.settings):
+            return None, None
+        fresh = method not in _READS or headers.get(b"sec-fetch-mode") == b"navigate"
+        try:
+            runtime = await oauth.open()
+            live = await runtime.sessions.by_cookie(cookie, fresh=fresh)
+        except StoreUnavailable as exc:
+            # Never anonymous: the accessors say that nobody can say.
+            return exc, None
+        if live is None:
+            return None, runtime
+        runtime.touch(live)
+        if oauth.refresh == "on_request":
+            flight = runtime.upkeep.begin(live)
+            if flight is not None and not runtime.owners:
+                await runtime.upkeep.settle(flight)
+        conn = HTTPConnection({**scope, **place.as_scope()})
+        return runtime.session(live, lambda error: prepare(error, conn)), runtime
+
+    async def _call(self, scope: Scope, receive: Receive, send: Send, place: Place) -> None:
+        started = False
+
+        async def watched(message: Message) -> None:
+            nonlocal started
+            if message["type"] in _STARTS:
+                started = True
+                if place.read and message["type"] == "http.response.start":
+                    _private(message)
+            elif message["type"] == "websocket.close":
+                started = True
+                place.refused = None
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watched)
+        except ConfigurationError:
+            raise
+        except ATProtoOAuthError as exc:
+            if scope["type"] == "websocket":
+                place.refused = exc
+            elif started:
+                raise
+            else:
+                response = error_response(Request(scope, receive), exc)
+                await response(scope, receive, watched)
+        if place.refused is not None and scope["type"] == "websocket":
+            # Before the handshake this is a 403; after it, "policy violation" (RFC 6455 §7.4.1).
+            await send({"type": "websocket.close", "code": 1008, "reason": place.refused.code})
+
+    async def _answer(self, route: Route, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        if route.methods is not None and request.method not in route.methods:
+            allow = ", ".join(sorted(route.methods))
+            response = PlainTextResponse(
+                "Method Not Allowed", status_code=405, headers={"allow": allow}
+            )
+        else:
+            response = await route.endpoint(request)
+        try:
+            await response(scope, receive, send)
+        finally:
+            runtime = self.oauth.running()
+            if runtime is not None and not runtime.owners:
+                await runtime.settle()
+
+
+def _private(message: Message) -> None:
+    """Keep caches from giving one person's page to another (RFC 9111 §4.1)."""
+    headers: list[tuple[bytes, bytes]] = list(message.get("headers", []))
+    headers.append((b"vary", b"Cookie"))
+    if not any(name.lower() == b"cache-control" for name, _ in headers):
+        headers.append((b"cache-control", b"private, no-store"))
+    message["headers"] = headers

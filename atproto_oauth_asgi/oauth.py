@@ -1,0 +1,380 @@
+"""The app-wide object: configuration, store, keys, and the owner of every background task."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from typing import Literal, Self, Unpack
+from urllib.parse import urlencode
+from weakref import WeakKeyDictionary
+
+from starlette.requests import HTTPConnection
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from atproto_oauth_asgi import embedded
+from atproto_oauth_asgi.authorization_server import ClientIdentity
+from atproto_oauth_asgi.cookies import Cookies, new_secret
+from atproto_oauth_asgi.core import Core, OnLogin
+from atproto_oauth_asgi.discovery import Discovery
+from atproto_oauth_asgi.environment import SettingsOptions, SettingsOverrides
+from atproto_oauth_asgi.errors import NoSession
+from atproto_oauth_asgi.handles import HandleResolver
+from atproto_oauth_asgi.identity import IdentityResolver
+from atproto_oauth_asgi.login import LoginRequest, begin_login
+from atproto_oauth_asgi.net import Net
+from atproto_oauth_asgi.next_url import safe_next
+from atproto_oauth_asgi.plugins import open_store
+from atproto_oauth_asgi.refresh_timing import RefreshTiming
+from atproto_oauth_asgi.routes import Routes
+from atproto_oauth_asgi.runtime import Runtime
+from atproto_oauth_asgi.scopes import covers, tokens
+from atproto_oauth_asgi.session import OAuthSession
+from atproto_oauth_asgi.sessions import ACCOUNTS, Account, cookie_hash
+from atproto_oauth_asgi.settings import Settings
+from atproto_oauth_asgi.store import SessionFilter, Store
+from atproto_oauth_asgi.vault import Vault
+
+log = logging.getLogger(__name__)
+
+#: When a refresh that is due starts: with the request, or with the session's first use.
+Refresh = Literal["on_request", "on_use"]
+
+
+class ATProtoOAuth:
+    """Logs people in to one origin with their AT Protocol account, and keeps them logged in.
+
+    It opens what it needs on first use. `async with oauth:`, or the lifespan that
+    `ATProtoOAuthMiddleware` sees, makes it check the database at start, and drain at the end.
+
+    Args:
+        base_url: Public address of the app, the only source of `redirect_uri`, `client_id` and
+            cookie security. `http://127.0.0.1:PORT` is the development client.
+        store: A `Store` of the app's own, instead of STORE_URL; a URL works too.
+        on_login: Is awaited after all checks and before the session exists; may return its own
+            response, or raise `LoginRefused`.
+        handle_resolver: Is asked for handles instead of DNS and HTTPS.
+        refresh: When a refresh that is due starts.
+        cross_site_sessions: Attach sessions to unsafe cross-site requests too; the app then needs
+            CSRF defences of its own.
+        timing: The times of a refresh, for tests.
+        **settings: Every other setting of `Settings`, by its name.
+
+    Raises:
+        ConfigurationError: One sentence that says which setting is wrong, why, and the mend.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        store: Store | str | None = None,
+        on_login: OnLogin | None = None,
+        handle_resolver: HandleResolver | None = None,
+        refresh: Refresh = "on_request",
+        cross_site_sessions: bool = False,
+        timing: RefreshTiming | None = None,
+        **settings: Unpack[SettingsOptions],
+    ) -> None:
+        if isinstance(store, str):
+            settings["store_url"] = store
+        self._start(
+            Settings(base_url=base_url, **settings),
+            store=None if isinstance(store, str) else store,
+            on_login=on_login,
+            handle_resolver=handle_resolver,
+            refresh=refresh,
+            cross_site_sessions=cross_site_sessions,
+            timing=timing,
+        )
+
+    @classmethod
+    def from_env(
+        cls,
+        environ: Mapping[str, str] | None = None,
+        *,
+        store: Store | None = None,
+        on_login: OnLogin | None = None,
+        handle_resolver: HandleResolver | None = None,
+        refresh: Refresh = "on_request",
+        cross_site_sessions: bool = False,
+        timing: RefreshTiming | None = None,
+        **overrides: Unpack[SettingsOverrides],
+    ) -> Self:
+        """Configure from `ATPROTO_OAUTH_…` variables; keywords win over them.
+
+        Raises:
+            ConfigurationError: as the constructor.
+        """
+        oauth = cls.__new__(cls)
+        oauth._start(
+            Settings.from_env(os.environ if environ is None else environ, **overrides),
+            store=store,
+            on_login=on_login,
+            handle_resolver=handle_resolver,
+            refresh=refresh,
+            cross_site_sessions=cross_site_sessions,
+            timing=timing,
+        )
+        return oauth
+
+    def _start(
+        self,
+        settings: Settings,
+        *,
+        store: Store | None,
+        on_login: OnLogin | None,
+        handle_resolver: HandleResolver | None,
+        refresh: Refresh,
+        cross_site_sessions: bool,
+        timing: RefreshTiming | None,
+    ) -> None:
+        self.settings = settings
+        self.refresh: Refresh = refresh
+        self.cross_site_sessions = cross_site_sessions
+        self.cookies = Cookies(settings)
+        self._own_store = store is not None
+        self._ring = embedded.key_ring(settings, own_store=self._own_store)
+        metadata = settings.client_metadata
+        self.core = Core(
+            settings=settings,
+            policy=settings.policy(),
+            metadata=metadata,
+            client=ClientIdentity(client_id=metadata.client_id, keys=settings.client_keys),
+            store=store if store is not None else open_store(settings.store_url),
+            vault=Vault(self._ring),
+            resolver=IdentityResolver(self._net, handle_resolver=handle_resolver),
+            discovery=Discovery(self._net),
+            timing=timing or RefreshTiming(),
+            on_login=on_login,
+        )
+        self._runtimes: WeakKeyDictionary[asyncio.AbstractEventLoop, Runtime] = WeakKeyDictionary()
+        self._lock = threading.Lock()
+        self._warned = False
+        #: Our routes, by name `atproto_oauth:login` and so on; the middleware dispatches these.
+        self.routes: list[Route] = Routes(self).build()
+
+    def __repr__(self) -> str:
+        return f"ATProtoOAuth(base_url={self.settings.base_url!r})"
+
+    # --- Life --------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        runtime = self.runtime()
+        runtime.owners += 1
+        try:
+            await self.open()
+        except BaseException:
+            await self._leave(runtime)
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._leave(self.runtime())
+
+    async def open(self) -> Runtime:
+        """Open the store on the running event loop, once, and check it.
+
+        Raises:
+            ConfigurationError: the database is behind or cannot be read with these keys.
+            StoreUnavailable: the database does not answer.
+        """
+        runtime = self.runtime()
+        if runtime.opened:
+            return runtime
+        async with runtime.opening:
+            if not runtime.opened:
+                if not self._own_store:
+                    await embedded.prepare(self.settings)
+                await self.core.store.open()
+                if not self._own_store:
+                    await embedded.check_keys(self.settings, self.core.store, self._ring)
+                runtime.opened = True
+                if not runtime.owners and not self._warned:
+                    self._warned = True
+                    log.warning("oauth.no_lifespan", extra={"base_url": self.settings.base_url})
+        return runtime
+
+    def runtime(self) -> Runtime:
+        """Return what the running event loop owns."""
+        loop = asyncio.get_running_loop()
+        runtime = self._runtimes.get(loop)
+        if runtime is None:
+            core = self.core
+            runtime = Runtime(
+                store=core.store,
+                policy=core.policy,
+                resolver=core.resolver,
+                discovery=core.discovery,
+                client=core.client,
+                vault=core.vault,
+                timing=core.timing,
+            )
+            with self._lock:
+                self._runtimes[loop] = runtime
+        return runtime
+
+    def running(self) -> Runtime | None:
+        """Return what the running event loop owns, if it owns anything yet."""
+        return self._runtimes.get(asyncio.get_running_loop())
+
+    async def _leave(self, runtime: Runtime) -> None:
+        runtime.owners -= 1
+        if runtime.owners == 0:
+            await runtime.aclose()
+            with self._lock:
+                self._runtimes.pop(asyncio.get_running_loop(), None)
+
+    def _net(self) -> Net:
+        return self.runtime().net
+
+    # --- Login -------------------------------------------------------------------------------
+
+    def login_url(
+        self,
+        *,
+        next: str | None = None,  # noqa: A002  # the parameter's name in the whole flow
+        identifier: str | None = None,
+        scope: str | None = None,
+        add: bool = False,
+    ) -> str:
+        """Return the address of the login page, for templates and redirects."""
+        query = {"identifier": identifier, "next": next, "scope": scope}
+        given = {name: value for name, value in query.items() if value is not None}
+        if add:
+            given["add"] = "1"
+        url = f"{self.settings.base_url}{self.settings.prefix}/login"
+        return f"{url}?{urlencode(given)}" if given else url
+
+    async def authorize_redirect(
+        self,
+        conn: HTTPConnection,
+        identifier: str,
+        *,
+        next: str | None = None,  # noqa: A002  # the parameter's name in the whole flow
+        scope: str | None = None,
+        prompt: str | None = None,
+        data: Mapping[str, object] | None = None,
+        add: bool = False,
+    ) -> Response:
+        """Begin a login and return the redirect to the authorization server.
+
+        For an app's own page. Call it for a POST that the app has checked to be its own: it makes
+        requests to servers that a stranger may name.
+
+        Args:
+            conn: The request.
+            identifier: What the person typed: a handle, a DID, or a server's address.
+            next: Where to go afterwards; see `safe_next` for what is accepted.
+            scope: Scopes within SCOPE and OPTIONAL_SCOPE; None asks for SCOPE.
+            prompt: `login`, `consent`, `select_account`, `create`, or `none`.
+            data: JSON-able data that `on_login` gets back; it is sealed in the store.
+            add: Keep the accounts that are signed in already.
+
+        Raises:
+            ResolutionError: the account or its server was not found, or is not capable.
+            LoginError: the server, or the scope, was refused.
+            StoreUnavailable: the attempt could not be kept.
+        """
+        runtime = await self.open()
+        secret = self.cookies.read_login(conn.scope["headers"]) or new_secret()
+        url = await begin_login(
+            self.core,
+            runtime.net,
+            runtime.sessions.nonces,
+            LoginRequest(
+                identifier=identifier,
+                next=safe_next(next, self.settings),
+                scope=scope,
+                prompt=prompt,
+                add=add,
+                data=data,
+            ),
+            browser_secret=secret,
+        )
+        response = RedirectResponse(url, status_code=303, headers={"cache-control": "no-store"})
+        response.headers.append("set-cookie", self.cookies.set_login(secret))
+        return response
+
+    def scope_for(self, wanted: Iterable[str], granted: Iterable[str]) -> str:
+        """Return the scope of a login that adds what is wanted to what was granted.
+
+        Only what is configured can be asked for, so the rest is left out.
+        """
+        scope, optional = tokens(self.settings.scope), tokens(self.settings.optional_scope)
+        keep = {*scope}
+        for needed in wanted:
+            keep |= {token for token in optional if covers(token, needed)}
+        for held in granted:
+            keep |= {token for token in optional if covers(held, token)}
+        return " ".join(token for token in (*scope, *optional) if token in keep)
+
+    # --- Sessions ----------------------------------------------------------------------------
+
+    async def sessions(self, conn: HTTPConnection) -> list[Account]:
+        """Return the accounts signed in, in this browser, newest login first.
+
+        Raises:
+            StoreUnavailable: nobody can say.
+        """
+        cookie = self.cookies.read_session(conn.scope["headers"])
+        if cookie is None:
+            return []
+        return await (await self.open()).sessions.accounts(cookie)
+
+    async def switch(self, conn: HTTPConnection, did: str) -> None:
+        """Make another of this browser's accounts the active one, from the next request on.
+
+        Raises:
+            NoSession: the account is not signed in here, or needs a new login.
+            StoreUnavailable: it could not be written.
+        """
+        runtime = await self.open()
+        cookie = self.cookies.read_session(conn.scope["headers"])
+        accounts = await runtime.sessions.accounts(cookie) if cookie is not None else []
+        chosen = next((one for one in accounts if one.did == did and one.reason is None), None)
+        loaded = await self.core.store.load(cookie_hash(cookie)) if cookie is not None else None
+        if cookie is None or chosen is None or loaded is None:
+            msg = f"{did} has no usable session in this browser; send the person to login."
+            raise NoSession(msg)
+        if not await self.core.store.switch_active(loaded.browser_id, chosen.session_id):
+            msg = f"The session of {did} ended a moment ago; send the person to login."
+            raise NoSession(msg)
+        runtime.sessions.forget_cookie(cookie)
+
+    @asynccontextmanager
+    async def session_for(
+        self, did: str, *, scopes: str | Iterable[str] = ()
+    ) -> AsyncIterator[OAuthSession]:
+        """Give the newest live session of an account, outside of any request.
+
+        For jobs, queues and command lines. A refresh under way is drained before this exits.
+
+        Args:
+            did: The account.
+            scopes: What the session must cover.
+
+        Raises:
+            NoSession: no live session of the account covers the scopes.
+            StoreUnavailable: nobody can say.
+        """
+        async with self:
+            runtime = self.runtime()
+            records = await self.core.store.list_sessions(
+                SessionFilter(did=did, status="active"), limit=ACCOUNTS
+            )
+            for record in sorted(records, key=lambda one: one.created_ago_ms):
+                live = runtime.sessions.usable(record)
+                if live is not None and covers(live.scope, scopes):
+                    break
+            else:
+                msg = f"No live session of {did} covers what is asked for; the person must log in."
+                raise NoSession(msg)
+            try:
+                yield runtime.session(live)
+            finally:
+                await runtime.upkeep.drain(live)

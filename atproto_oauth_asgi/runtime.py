@@ -1,0 +1,128 @@
+"""What one event loop owns: connections, sessions in mind, and every background task."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from atproto_oauth_asgi.authorization_server import ClientIdentity
+from atproto_oauth_asgi.commit import Committer
+from atproto_oauth_asgi.discovery import Discovery
+from atproto_oauth_asgi.errors import RequestError, StoreUnavailable
+from atproto_oauth_asgi.identity import IdentityResolver
+from atproto_oauth_asgi.live import LiveSession
+from atproto_oauth_asgi.net import Net
+from atproto_oauth_asgi.net_policy import NetPolicy
+from atproto_oauth_asgi.refresh import Refresher
+from atproto_oauth_asgi.refresh_timing import RefreshTiming
+from atproto_oauth_asgi.revocation import Revoker
+from atproto_oauth_asgi.session import OAuthSession
+from atproto_oauth_asgi.sessions import Sessions
+from atproto_oauth_asgi.store import Store
+from atproto_oauth_asgi.tasks import Tasks, finish
+from atproto_oauth_asgi.tokens import Tokens
+from atproto_oauth_asgi.upkeep import Upkeep
+from atproto_oauth_asgi.vault import Vault
+
+log = logging.getLogger(__name__)
+
+#: `seen` is written at most this often, in seconds.
+TOUCH_EVERY = 600.0
+
+
+class Runtime:
+    """The part of `ATProtoOAuth` that is bound to one event loop."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        policy: NetPolicy,
+        resolver: IdentityResolver,
+        discovery: Discovery,
+        client: ClientIdentity,
+        vault: Vault,
+        timing: RefreshTiming,
+    ) -> None:
+        self.store = store
+        self.timing = timing
+        self.tasks = Tasks()
+        self.net = Net(policy)
+        #: How many want this loop's resources kept; without any, nothing outlives a request.
+        self.owners = 0
+        self.opened = False
+        self.opening = asyncio.Lock()
+        self.sessions = Sessions(store=store, vault=vault, client=client)
+        self.revoker = Revoker(net=self.net, discovery=discovery, client=client, tasks=self.tasks)
+        committer = Committer(
+            store=store, vault=vault, revoker=self.revoker, timing=timing, tasks=self.tasks
+        )
+        refresher = Refresher(
+            store=store,
+            net=self.net,
+            resolver=resolver,
+            discovery=discovery,
+            client=client,
+            committer=committer,
+            revoker=self.revoker,
+            timing=timing,
+            tasks=self.tasks,
+        )
+        self.upkeep = Upkeep(refresher=refresher, store=store, timing=timing)
+
+    def session(
+        self, live: LiveSession, prepare: Callable[[RequestError], None] | None = None
+    ) -> OAuthSession:
+        """Return what an app is given for a session; `prepare` knows the connection."""
+        return OAuthSession(
+            live,
+            upkeep=self.upkeep,
+            client=self.net.client,
+            end=self.logout,
+            prepare=prepare,
+        )
+
+    async def logout(self, live: LiveSession) -> None:
+        """End a session here first, then revoke it; an unreachable server changes nothing.
+
+        Raises:
+            StoreUnavailable: the session could not be ended.
+        """
+        tokens: Tokens = live.tokens
+        await self.store.end_session(live.id, "logout")
+        live.end("logout")
+        log.info("session.ended", extra={"session": live.id, "did": live.did, "reason": "logout"})
+        task = self.revoker.start(live, tokens)
+        # So that "logged out" on the page means logged out at the server too, where that is up.
+        await asyncio.wait({task}, timeout=self.timing.wait if self.owners else None)
+
+    def touch(self, live: LiveSession) -> None:
+        """Write that a session was seen, now and then, in the background."""
+        if live.seen_ago < TOUCH_EVERY or not self.owners:
+            return
+        live.seen_ago = 0.0
+        self.tasks.start(self._touch(live), name=f"touch {live.id}")
+
+    async def _touch(self, live: LiveSession) -> None:
+        try:
+            await self.store.touch(live.browser_id, live.id)
+        except StoreUnavailable:
+            return
+
+    async def settle(self) -> None:
+        """Let everything come to its end that a request left behind where nobody owns the loop.
+
+        A refresh that has sent nothing yet may freeze: its lease runs out unspent.
+        """
+        waiting = self.sessions.waiting()
+        for task in self.tasks.running():
+            if task not in waiting:
+                await finish(task, within=self.timing.marked_lease)
+
+    async def aclose(self) -> None:
+        """Drain, then close every connection of this loop."""
+        await self.tasks.drain(self.timing.marked_lease)
+        await self.net.aclose()
+        await self.store.aclose()
+        self.opened = False

@@ -1,0 +1,155 @@
+"""Authenticated requests to the PDS: token, proof, nonce and refresh (RFC 9449 §7)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
+from http import HTTPStatus
+
+import httpx
+
+from atproto_oauth_asgi.dpop import dpop_error, origin_of, target_uri
+from atproto_oauth_asgi.errors import AddressRefused, BadAnswer, RefreshFailed, RequestError
+from atproto_oauth_asgi.live import LiveSession
+from atproto_oauth_asgi.upkeep import Upkeep
+
+#: A cheap call that every PDS answers to a session.
+_PRIMER = "/xrpc/com.atproto.server.getSession"
+#: What is read of an answer that is asked again anyway.
+_CHALLENGE_LIMIT = 65_536
+
+
+class CappedStream(httpx.AsyncByteStream):
+    """Is a response body that ends, or fails, after a number of bytes."""
+
+    def __init__(self, stream: httpx.AsyncByteStream, limit: int, *, host: str | None) -> None:
+        self._stream = stream
+        self._limit = limit
+        self._host = host
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        size = 0
+        async for chunk in self._stream:
+            size += len(chunk)
+            if size > self._limit:
+                if self._host is None:
+                    return
+                msg = f"The answer of {self._host!r} is larger than {self._limit} bytes."
+                raise BadAnswer(msg, host=self._host)
+            yield chunk
+
+    async def aclose(self) -> None:
+        """Close the body underneath."""
+        await self._stream.aclose()
+
+
+def cap(response: httpx.Response, limit: int, *, host: str | None) -> None:
+    """Bound a response's body: cut it off, or with `host` raise `BadAnswer`, after `limit`."""
+    stream = response.stream
+    if isinstance(stream, httpx.AsyncByteStream):
+        response.stream = CappedStream(stream, limit, host=host)
+
+
+class SessionAuth(httpx.Auth):
+    """Authenticates the requests of any `httpx.AsyncClient` with a session's tokens.
+
+    It adds the token and a DPoP proof, answers the PDS's nonce and `invalid_token` challenges,
+    and takes part in the session's refresh. It speaks to the session's own PDS only; another
+    origin raises `AddressRefused`. A body that cannot be sent twice is preceded by one cheap call,
+    so that it meets neither challenge.
+    """
+
+    def __init__(
+        self, live: LiveSession, upkeep: Upkeep, prepare: Callable[[RequestError], None] | None
+    ) -> None:
+        self._live = live
+        self._upkeep = upkeep
+        self._prepare = prepare
+
+    def sync_auth_flow(
+        self, request: httpx.Request
+    ) -> Generator[httpx.Request, httpx.Response, None]:
+        """Refuse: a refresh needs an event loop."""
+        msg = f"session.auth needs httpx.AsyncClient for {request.url.host!r}, not a synchronous client."
+        raise RuntimeError(msg)
+
+    async def async_auth_flow(
+        self, request: httpx.Request
+    ) -> AsyncGenerator[httpx.Request, httpx.Response]:
+        """Authenticate one request, and send it again where that helps."""
+        live = self._live
+        self._check(request)
+        replayable = isinstance(request.stream, httpx.ByteStream)
+        steps = [(request, replayable)]
+        if not replayable:
+            await self._ready(replayable=True)
+            steps.insert(0, (httpx.Request("GET", live.pds + _PRIMER), True))
+        for target, again in steps:
+            renewed = nonce_learnt = False
+            # The request, once more with a nonce, once more with a new token.
+            for _ in range(3):
+                await self._ready(replayable=again)
+                self._check(target)
+                version, nonce = live.version, self._sign(target)
+                with live.calls.one(replayable=again):
+                    response = yield target
+                given = live.nonces.learn(live.pds, response.headers)
+                if response.status_code != HTTPStatus.UNAUTHORIZED or not again:
+                    break
+                error = dpop_error(response.headers)
+                if error == "use_dpop_nonce" and not nonce_learnt:
+                    # The same nonce again would be refused again, for ever (RFC 9449 §8).
+                    if given is None or given == nonce:
+                        break
+                    nonce_learnt = True
+                elif error == "invalid_token" and not renewed:
+                    if not await self._renew(version):
+                        break
+                    renewed = True
+                else:
+                    break
+                cap(response, _CHALLENGE_LIMIT, host=None)
+
+    async def _ready(self, *, replayable: bool) -> None:
+        try:
+            await self._upkeep.ready(self._live, replayable=replayable)
+        except RequestError as exc:
+            self._answerable(exc)
+            raise
+
+    async def _renew(self, version: int) -> bool:
+        try:
+            return await self._upkeep.renew(self._live, version)
+        except RequestError as exc:
+            self._answerable(exc)
+            raise
+
+    def _answerable(self, error: RequestError) -> None:
+        # Unhandled in the app, it is answered as if an accessor had raised it.
+        if self._prepare is not None:
+            self._prepare(error)
+
+    def _check(self, request: httpx.Request) -> None:
+        live = self._live
+        if origin_of(request.url) == live.pds:
+            return
+        if request.extensions.get(_OURS) is self:
+            # The account moved to another PDS of the same authorization server meanwhile.
+            msg = "The account has just moved to another server; try again."
+            raise RefreshFailed(msg)
+        host = request.url.host
+        msg = f"This session's tokens go to {live.pds} only, never to {host!r}."
+        raise AddressRefused(msg, host=host)
+
+    def _sign(self, request: httpx.Request) -> str | None:
+        """Put token and proof on a request; return the nonce that is in it."""
+        live = self._live
+        request.extensions[_OURS] = self
+        nonce = live.nonces.get(live.pds)
+        request.headers["Authorization"] = f"DPoP {live.tokens.access_token}"
+        request.headers["DPoP"] = live.key.proof(
+            request.method, target_uri(request.url), nonce=nonce, ath=live.ath
+        )
+        return nonce
+
+
+_OURS = "atproto_oauth_asgi"
