@@ -69,7 +69,7 @@ class Host:
             clock=clock,
         )
         self.interaction = Interaction(self.authorization_server)
-        self.app: ASGIApp = Site(self.answer, alterations)
+        self.app = Site(self.answer, alterations)
         self._routes: dict[str, tuple[str, Handler]] = {
             "/": ("GET", self._front),
             "/.well-known/oauth-protected-resource": ("GET", self._protected_resource),

@@ -5,11 +5,15 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    Callable,
+    Generator,
+    Sequence,
+)
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
 from dataclasses import replace
-from typing import TypedDict, Unpack
-from urllib.parse import parse_qs, urlsplit
+from typing import Unpack
 
 from starlette.types import ASGIApp
 
@@ -17,12 +21,12 @@ from atproto_oauth_asgi.net_policy import NetPolicy
 from atproto_oauth_asgi.testing.accounts import DEFAULT_PASSWORD, Account, did_for
 from atproto_oauth_asgi.testing.authorization_requests import (
     AuthorizationRequest,
-    Denied,
     Redirection,
-    Unanswerable,
 )
 from atproto_oauth_asgi.testing.faults import Faults, Pause, When
 from atproto_oauth_asgi.testing.host import Host
+from atproto_oauth_asgi.testing.names import Names, PolicyOverrides
+from atproto_oauth_asgi.testing.person import decide
 from atproto_oauth_asgi.testing.plc import Directory
 from atproto_oauth_asgi.testing.request_log import RequestLog, RequestRecord
 from atproto_oauth_asgi.testing.serving import Background, listen, serving
@@ -32,22 +36,6 @@ from atproto_oauth_asgi.testing.site import Alterations, Change, Site
 #: Origins while nothing is served; only `Network.policy()` knows where they lead.
 PLC_ORIGIN = "https://plc.example"
 PDS_ORIGIN = "https://pds.example"
-
-
-class PolicyOverrides(TypedDict, total=False):
-    """Names the fields of `NetPolicy` that a test may set for itself."""
-
-    allow_insecure_loopback: bool
-    allow_private_hosts: tuple[str, ...]
-    ports: frozenset[int] | None
-    ca_file: str | None
-    egress_proxy: str | None
-    plc_url: str
-    handle_resolver_url: str | None
-    any_client_id: bool
-    resolve_host: Callable[[str], Awaitable[Sequence[str]]] | None
-    resolve_txt: Callable[[str], Awaitable[Sequence[bytes]]] | None
-    apps: Mapping[str, ASGIApp]
 
 
 class Network:
@@ -62,6 +50,7 @@ class Network:
         token_life: Seconds that an access token lives.
         nonce_interval: Seconds between two DPoP nonces; each is accepted for 2 to 3 intervals.
         client_cache: Seconds that client metadata and keys are remembered.
+        list_accounts: Whether sign-in pages list the accounts with their passwords, for demos.
         clock: Gives the time in seconds since 1970.
     """
 
@@ -72,6 +61,7 @@ class Network:
         token_life: float = 3600.0,
         nonce_interval: float = 60.0,
         client_cache: float = 600.0,
+        list_accounts: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.log = RequestLog()
@@ -80,16 +70,18 @@ class Network:
         self._token_life = token_life
         self._nonce_interval = nonce_interval
         self._client_cache = client_cache
+        self._list_accounts = list_accounts
         self._clock = clock
         self._alterations = Alterations()
         self._client_apps: dict[str, ASGIApp] = {}
         self._permission_sets: dict[str, tuple[str, ...]] = {}
-        self._plc_app: ASGIApp = Site(self.plc.answer, self._alterations)
+        self._plc_app = Site(self.plc.answer, self._alterations)
         self._served = False
         self._background: Background | None = None
         #: The first PDS and authorization server.
         self.host = self._new_host(PDS_ORIGIN)
         self.hosts = [self.host]
+        self._names = Names(self.plc, self._plc_app, self.hosts)
         for handle in accounts:
             self.add_account(handle)
 
@@ -134,7 +126,10 @@ class Network:
         Raises:
             ValueError: There is none.
         """
-        return self._home_of(identifier)[1]
+        found = self._names.find(identifier)
+        if found is None:
+            raise ValueError(f"There is no account {identifier}; make it with add_account().")
+        return found[1]
 
     def move_account(self, identifier: str, host: Host) -> None:
         """Let another PDS take an account over, as a migration does: the DID document changes.
@@ -190,7 +185,7 @@ class Network:
         def consent(host: Host, request: AuthorizationRequest) -> Redirection:
             return host.authorization_server.accept(request, account.did, scope)
 
-        return self._decide(authorize_url, consent)
+        return decide(self.hosts, authorize_url, consent)
 
     def deny(self, authorize_url: str) -> str:
         """Cancel; return the callback URL that a browser would open.
@@ -202,7 +197,7 @@ class Network:
         def refuse(host: Host, request: AuthorizationRequest) -> Redirection:
             return host.authorization_server.requests.deny(request)
 
-        return self._decide(authorize_url, refuse)
+        return decide(self.hosts, authorize_url, refuse)
 
     # Sessions
 
@@ -266,6 +261,25 @@ class Network:
         """
         return self._alterations.during(path, change)
 
+    def hold(self, path: str, *, when: When = "before") -> AbstractAsyncContextManager[Pause]:
+        """Hold every request of a path until the pause is released or the block ends.
+
+        For token requests `pause_token_endpoint` is better: it lets nonce challenges pass.
+        """
+        return self._alterations.hold(path, when)
+
+    @contextlib.contextmanager
+    def outage(self, origin: str | None = None) -> Generator[None]:
+        """Break every connection to an origin, by default to the first PDS."""
+        site = self.host.app if origin is None else self._names.site(origin)
+        if site is None:
+            raise ValueError(f"{origin} is not a server of this network.")
+        site.down = True
+        try:
+            yield
+        finally:
+            site.down = False
+
     # Where the servers are
 
     def policy(self, **overrides: Unpack[PolicyOverrides]) -> NetPolicy:
@@ -274,9 +288,9 @@ class Network:
             allow_insecure_loopback=True,
             ports=None if self._served else frozenset({443}),
             plc_url=self.plc.origin,
-            resolve_host=self._resolve_host,
-            resolve_txt=self._resolve_txt,
-            apps=_Origins(self),
+            resolve_host=self._names.resolve_host,
+            resolve_txt=self._names.resolve_txt,
+            apps=self._names,
         )
         return replace(policy, **overrides)
 
@@ -320,6 +334,7 @@ class Network:
                         yield self
                     finally:
                         self.faults.clear()
+                        self._alterations.release()
             finally:
                 self._served = False
                 self._move_to(before)
@@ -337,23 +352,8 @@ class Network:
             self._background.stop()
             self._background = None
 
-    def app_for(self, origin: str) -> ASGIApp | None:
-        """Return the app that answers for an origin, or for the host name of a handle."""
-        if origin == self.plc.origin:
-            return self._plc_app
-        for host in self.hosts:
-            if origin == host.origin:
-                return host.app
-        name = origin.removeprefix("https://")
-        if name == origin:
-            return None
-        try:
-            return self._home_of(name)[0].app
-        except ValueError:
-            return self.host.app if name.endswith(".test") else None
-
     def _new_host(self, origin: str) -> Host:
-        return Host(
+        host = Host(
             origin,
             apps=self._client_apps,
             may_connect=lambda: self._served,
@@ -366,46 +366,8 @@ class Network:
             nonce_interval=self._nonce_interval,
             client_cache=self._client_cache,
         )
-
-    def _home_of(self, identifier: str) -> tuple[Host, Account]:
-        for host in self.hosts:
-            account = host.accounts.find(identifier)
-            if account is not None:
-                return host, account
-        raise ValueError(f"There is no account {identifier}; make it with add_account().")
-
-    def _decide(
-        self,
-        authorize_url: str,
-        decide: Callable[[Host, AuthorizationRequest], Redirection],
-    ) -> str:
-        parts = urlsplit(authorize_url)
-        query = {name: values[0] for name, values in parse_qs(parts.query).items()}
-        for host in self.hosts:
-            if f"{parts.scheme}://{parts.netloc}/oauth/authorize" == f"{host.origin}{parts.path}":
-                break
-        else:
-            raise ValueError("This is not an authorization URL of this network.")
-        try:
-            request = host.authorization_server.requests.open(
-                query.get("request_uri"), query.get("client_id")
-            )
-        except Unanswerable as exc:
-            raise ValueError(f"The server shows a page: {exc.message}.") from exc
-        except Denied as exc:
-            return exc.redirection.url
-        return decide(host, request).url
-
-    async def _resolve_host(self, name: str) -> Sequence[str]:
-        return ("127.0.0.1",) if name == "localhost" else ()
-
-    async def _resolve_txt(self, name: str) -> Sequence[bytes]:
-        handle = name.removeprefix("_atproto.").rstrip(".").lower()
-        try:
-            account = self.account(handle)
-        except ValueError:
-            return ()
-        return (f"did={account.did}".encode(),) if account.handle == handle != name else ()
+        host.interaction.show_accounts = self._list_accounts
+        return host
 
     def _move_to(self, origins: Sequence[str]) -> None:
         self.plc.origin = origins[0]
@@ -415,26 +377,3 @@ class Network:
                     if account.pds == host.origin:
                         account.pds = origin
             host.origin = origin
-
-
-class _Origins(Mapping[str, ASGIApp]):
-    """Is the live map from origins to apps: accounts and hosts made later are in it."""
-
-    def __init__(self, network: Network) -> None:
-        self._network = network
-
-    def __getitem__(self, origin: str) -> ASGIApp:
-        app = self._network.app_for(origin)
-        if app is None:
-            raise KeyError(origin)
-        return app
-
-    def __iter__(self) -> Iterator[str]:
-        yield self._network.plc.origin
-        for host in self._network.hosts:
-            yield host.origin
-            for account in host.accounts:
-                yield f"https://{account.handle}"
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)

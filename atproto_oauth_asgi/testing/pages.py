@@ -17,10 +17,11 @@ _STYLE = """
 @media (prefers-color-scheme: dark) { :root { --accent: #8ab4ff; --on: #10151f; --warn: #ff9d94; } }
 * { box-sizing: border-box; }
 body { margin: 0; font: 1rem/1.5 system-ui, sans-serif; }
-.banner { padding: .5rem 1rem; text-align: center; font-size: .875rem;
+.banner { margin: 0; padding: .5rem 1rem; text-align: center; font-size: .875rem;
   border-bottom: 1px solid var(--line); }
 main { max-width: 26rem; margin: 8vh auto 2rem; padding: 0 1rem; }
 h1 { font-size: 1.5rem; line-height: 1.25; margin: 0 0 .5rem; }
+h2 { font-size: 1rem; margin: 2.5rem 0 0; }
 label { display: block; margin: 1rem 0 .25rem; font-weight: 600; }
 label.choice { font-weight: 400; display: flex; gap: .5rem; align-items: baseline; margin: 0; }
 input[type=text], input[type=password] { width: 100%; font: inherit; padding: .6rem .75rem;
@@ -110,10 +111,9 @@ def sign_in_page(
         '<label for="password">Password</label>'
         '<input id="password" name="password" type="password" required '
         f'autocomplete="current-password"{focus_password}>'
-        '<div class="buttons"><button class="main">Sign in</button></div></form>'
-        '<form method="post" action="/oauth/authorize/consent">'
-        f"{_hidden(request, csrf)}"
-        '<div class="buttons"><button name="decision" value="deny">Cancel</button></div></form>'
+        '<div class="buttons"><button class="main">Sign in</button>'
+        '<button formaction="/oauth/authorize/consent" formnovalidate '
+        'name="decision" value="deny">Cancel</button></div></form>'
         f"{_account_list(accounts)}"
     )
     return page("Sign in", body, status=400 if problem else 200)
@@ -125,11 +125,11 @@ def consent_page(request: AuthorizationRequest, account: Account, *, csrf: str) 
     body = (
         f"<p><strong>{_client_name(request)}</strong> asks for access to "
         f"<strong>{html.escape(account.handle)}</strong>.</p>"
-        f'<p class="quiet"><code>{html.escape(request.client.client_id)}</code></p>'
+        f'<p class="quiet">{_client_detail(request)}</p>'
         '<form method="post" action="/oauth/authorize/consent">'
         f"{_hidden(request, csrf)}<ul>{rows}</ul>"
         '<div class="buttons">'
-        '<button class="main" name="decision" value="allow" autofocus>Authorize</button>'
+        '<button class="main" name="decision" value="allow">Authorize</button>'
         '<button name="decision" value="deny">Deny</button>'
         '<button name="decision" value="switch">Another account</button></div></form>'
     )
@@ -155,8 +155,9 @@ def optional(scope: str) -> bool:
 
 
 def _scope_row(scope: str) -> str:
-    meaning = html.escape(_MEANINGS.get(scope, scope))
-    detail = "" if scope not in _MEANINGS else f"<br><code>{html.escape(scope)}</code>"
+    known = _MEANINGS.get(scope)
+    meaning = "" if known is None else f"{html.escape(known)}<br>"
+    detail = f"<code>{html.escape(scope)}</code>"
     if not optional(scope):
         return f"<li>{meaning}{detail}</li>"
     return (
@@ -173,13 +174,19 @@ def _account_list(accounts: Sequence[Account]) -> str:
         f"<code>{html.escape(account.password)}</code></li>"
         for account in accounts
     )
-    return f'<h2 class="quiet">Accounts of this network</h2><ul class="quiet">{rows}</ul>'
+    return f'<h2>Accounts of this network</h2><ul class="quiet">{rows}</ul>'
 
 
 def _client_name(request: AuthorizationRequest) -> str:
     client = request.client
     shown = request.redirect_uri if client.loopback else client.client_id
     return html.escape(urlsplit(shown).netloc)
+
+
+def _client_detail(request: AuthorizationRequest) -> str:
+    if request.client.loopback:
+        return "An app in development, on this computer."
+    return f"<code>{html.escape(request.client.client_id)}</code>"
 
 
 def _hidden(request: AuthorizationRequest, csrf: str) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager
 
 import httpx
 from starlette.types import Receive, Scope, Send
 
+from atproto_oauth_asgi.testing.faults import Pause, When
 from atproto_oauth_asgi.testing.web import (
     Answer,
     ConnectionDropped,
@@ -25,10 +26,11 @@ Change = Callable[[Answer], Answer]
 
 
 class Alterations:
-    """Changes answers on their way out, as a faulty or hostile server would make them."""
+    """Changes or holds what the sites of a network answer, path by path."""
 
     def __init__(self) -> None:
         self._changes: list[tuple[str, Change]] = []
+        self._pauses: list[tuple[str, Pause]] = []
 
     @contextmanager
     def during(self, path: str, change: Change) -> Generator[None]:
@@ -39,6 +41,29 @@ class Alterations:
             yield
         finally:
             self._changes.remove(entry)
+
+    @asynccontextmanager
+    async def hold(self, path: str, when: When) -> AsyncGenerator[Pause]:
+        """Hold every request of a path before it is processed, or its answer after."""
+        pause = Pause(grant=None, when=when)
+        entry = (path, pause)
+        self._pauses.append(entry)
+        try:
+            yield pause
+        finally:
+            self._pauses.remove(entry)
+            pause.release()
+
+    async def pass_through(self, path: str, when: When) -> None:
+        """Wait for the pauses of a path."""
+        for wanted, pause in tuple(self._pauses):
+            if wanted == path and pause.when == when:
+                await pause.hold()
+
+    def release(self) -> None:
+        """Release every pause."""
+        for _, pause in self._pauses:
+            pause.release()
 
     def apply(self, path: str, answer: Answer) -> Answer:
         """Return the answer as it leaves."""
@@ -59,6 +84,8 @@ class Site:
         self._handler = answer
         self._alterations = alterations
         self._running: set[asyncio.Task[Answer]] = set()
+        #: Whether every connection breaks before anything is processed.
+        self.down = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -67,27 +94,36 @@ class Site:
         if request is None:
             await send_answer(Answer(status=413), send)
             return
+        if self.down:
+            await _break(scope, receive)
+            return
         task = asyncio.ensure_future(self._answer(request))
         self._running.add(task)
         task.add_done_callback(self._finished)
         try:
             answer = await asyncio.shield(task)
         except ConnectionDropped:
-            abort: Callable[[], None] | None = scope.get("extensions", {}).get(ABORT)
-            if abort is None:
-                raise httpx.RemoteProtocolError(
-                    "Server disconnected without sending a response."
-                ) from None
-            abort()
-            await receive()
+            await _break(scope, receive)
             return
         await send_answer(answer, send)
 
     async def _answer(self, request: Request) -> Answer:
-        return self._alterations.apply(request.path, await self._handler(request))
+        await self._alterations.pass_through(request.path, "before")
+        answer = await self._handler(request)
+        await self._alterations.pass_through(request.path, "after")
+        return self._alterations.apply(request.path, answer)
 
     def _finished(self, task: asyncio.Task[Answer]) -> None:
         self._running.discard(task)
         if not task.cancelled():
             # Asked for here too, since nobody waits for the answer of a client that left.
             task.exception()
+
+
+async def _break(scope: Scope, receive: Receive) -> None:
+    """End the connection without an answer: close the socket, or raise where there is none."""
+    abort: Callable[[], None] | None = scope.get("extensions", {}).get(ABORT)
+    if abort is None:
+        raise httpx.RemoteProtocolError("Server disconnected without sending a response.")
+    abort()
+    await receive()

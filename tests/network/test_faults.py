@@ -132,6 +132,26 @@ async def test_answers_can_be_altered(walker: Walker, network: Network) -> None:
     assert plain["token_type"] == "DPoP"
 
 
+async def test_an_outage_breaks_connections_and_ends(walker: Walker, network: Network) -> None:
+    tokens = await walker.login()
+    with network.outage(), pytest.raises(httpx.RemoteProtocolError):
+        await walker.refresh(tokens["refresh_token"])
+
+    assert (await walker.refresh(tokens["refresh_token"])).status_code == 200
+
+
+async def test_any_path_can_be_held(walker: Walker, network: Network) -> None:
+    tokens = await walker.login()
+    async with network.hold("/xrpc/com.atproto.server.getSession", when="after") as pause:
+        call = asyncio.ensure_future(walker.get_session(tokens["access_token"]))
+        await pause.arrived()
+        network.revoke_sessions()
+        pause.release()
+        answer = await call
+
+    assert answer.status_code == 200
+
+
 async def test_the_log_tells_challenges_from_requests(walker: Walker, network: Network) -> None:
     tokens = await walker.login()
     network.log.clear()

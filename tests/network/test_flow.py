@@ -115,11 +115,10 @@ async def test_another_client_cannot_use_a_request(walker: Walker, network: Netw
     assert callback["error_description"] == "This request was initiated for another client"
 
 
-async def test_access_tokens_expire_by_the_clock(clock: Clock, http: httpx.AsyncClient) -> None:
-    # The fixture's transport is not asked: this network has its own apps.
+async def test_access_tokens_expire_by_the_clock(clock: Clock) -> None:
     network = Network(clock=clock, token_life=4.0)
-    app = network.app_for(network.host.origin)
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app)) as own:  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    app = network.host.app
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app)) as own:
         walker = Walker(network, own, clock=clock)
         tokens = await walker.login()
         alive = await walker.get_session(tokens["access_token"])

@@ -33,7 +33,7 @@ class Browser:
 
     async def send(self, action: str, **fields: str | list[str]) -> httpx.Response:
         forms = re.findall(r'<form method="post" action="([^"]*)">(.*?)</form>', self.answer.text)
-        inner = next(body for path, body in forms if path.endswith(action))
+        inner = next((body for path, body in forms if path.endswith(action)), forms[0][1])
         hidden = dict(re.findall(r'type="hidden" name="([^"]*)" value="([^"]*)"', inner))
         form = {name: html.unescape(value) for name, value in hidden.items()}
         url = urljoin(self.url, f"/oauth/authorize/{action}")

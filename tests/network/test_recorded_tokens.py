@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from atproto_oauth_asgi.testing import Network
-from tests.network.walker import Key, Walker
+from tests.network.walker import ASSERTION_TYPE, Key, Walker
 
 pytestmark = pytest.mark.anyio
 
@@ -164,8 +164,8 @@ async def test_revoke_without_client_id(walker: Walker) -> None:
         400,
         "invalid_request",
         (
-            "Client credentials missing: Required at body.client_id; Invalid literal value, expected "
-            '"urn:ietf:params:oauth:client-assertion-type:jwt-bearer" at body.client_assertion_type; '
+            "Client credentials missing: Required at body.client_id; Invalid literal value, "
+            f'expected "{ASSERTION_TYPE}" at body.client_assertion_type; '
             "Required at body.client_assertion, or Required at body.client_id; "
             "Required at body.client_secret, or Required at body.client_id"
         ),
