@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import httpx
 
 from atproto_oauth_asgi.dpop import DPoPKey, Nonces, origin_of, target_uri
 from atproto_oauth_asgi.errors import BadAnswer
-from atproto_oauth_asgi.keys import ClientKeys
+from atproto_oauth_asgi.keys import ASSERTION_TYPE, ClientKeys
 from atproto_oauth_asgi.net import Answer, Net
 
-_JWT_BEARER = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 BeforeSend = Callable[[], Awaitable[None]]
 
 
@@ -35,7 +35,7 @@ class ClientIdentity:
         fields = {"client_id": self.client_id}
         if kid is not None:
             keys = self.keys or ClientKeys.none()
-            fields["client_assertion_type"] = _JWT_BEARER
+            fields["client_assertion_type"] = ASSERTION_TYPE
             fields["client_assertion"] = keys.assertion(kid, self.client_id, issuer)
         return fields
 
@@ -70,7 +70,7 @@ class ASAnswer:
         if not isinstance(document, dict):
             msg = "The authorization server's answer is not a JSON object."
             raise BadAnswer(msg, http_status=self.answer.status)
-        return document
+        return cast("dict[str, object]", document)
 
 
 async def attempt(
@@ -148,5 +148,7 @@ def _text(answer: Answer, member: str) -> str | None:
         document = answer.json()
     except BadAnswer:
         return None
-    value = document.get(member) if isinstance(document, dict) else None
+    if not isinstance(document, dict):
+        return None
+    value = cast("dict[str, object]", document).get(member)
     return value if isinstance(value, str) else None

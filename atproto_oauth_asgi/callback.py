@@ -12,6 +12,7 @@ import contextlib
 import hmac
 import json
 import logging
+import re
 import secrets
 import time
 from collections.abc import Mapping, Sequence
@@ -77,6 +78,7 @@ EXCHANGE_DEADLINE = 30.0
 VERIFY_DEADLINE = 20.0
 
 _PARAMETERS = ("state", "iss", "code", "error", "error_description", "response")
+_ERROR_CODE = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
 _INTERACTION = frozenset(
     {"login_required", "consent_required", "interaction_required", "account_selection_required"}
 )
@@ -322,7 +324,7 @@ def _denied(parameters: Mapping[str, str]) -> LoginError:
         return InteractionRequired()
     if error == "invalid_scope":
         return ScopeRefused()
-    shown = error if error.replace("_", "").isalnum() and len(error) < 64 else "an unknown error"
+    shown = error if _ERROR_CODE.fullmatch(error) else "an unknown error"
     return AuthorizationFailed(f"The authorization server answered {shown}.", error=shown)
 
 
@@ -402,7 +404,7 @@ async def _admit(
                 next=attempt.next,
             )
         )
-    browser_id, replaced = await _browser(core, runtime, cookie, live.did, add=attempt.add)
+    browser_id, replaced = await _browser(core, cookie, live.did, add=attempt.add)
     new_cookie = new_secret()
     await core.store.create_session(
         row(),
@@ -459,7 +461,7 @@ def _record(row: NewSession) -> SessionRecord:
 
 
 async def _browser(
-    core: Core, runtime: Runtime, cookie: str | None, did: str, *, add: bool
+    core: Core, cookie: str | None, did: str, *, add: bool
 ) -> tuple[str, Sequence[SessionRecord]]:
     """Return the id of the browser's row, new or not, and the sessions that this login replaces."""
     loaded = await core.store.load(cookie_hash(cookie)) if cookie is not None else None

@@ -67,8 +67,8 @@ def _read(headers: Iterable[tuple[bytes, bytes]], start: bytes) -> str | None:
     for name, value in headers:
         if name == b"cookie" and start in value:
             for part in value.split(b";"):
-                part = part.strip()
-                if part.startswith(start):
-                    text = part[len(start) :].decode("latin-1")
+                pair = part.strip()
+                if pair.startswith(start):
+                    text = pair[len(start) :].decode("latin-1")
                     return text if _VALUE.fullmatch(text) else None
     return None

@@ -29,6 +29,7 @@ class Lifespan:
         self._left = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one scope (ASGI 3)."""
         startup: list[Message] = [await receive()]
         try:
             await self._oauth.__aenter__()

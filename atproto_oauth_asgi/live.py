@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from time import monotonic
 
@@ -22,7 +22,7 @@ class Calls:
         self._changed = asyncio.Event()
 
     @contextmanager
-    def one(self, *, replayable: bool) -> Iterator[None]:
+    def one(self, *, replayable: bool) -> Generator[None, None, None]:
         """Count one request until its response headers are there, or it failed."""
         self._counts[replayable] += 1
         try:

@@ -40,6 +40,7 @@ class ATProtoOAuthMiddleware:
             self._ours[route.path] = self._ours[base + route.path] = route
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one scope (ASGI 3)."""
         kind = scope["type"]
         if kind == "lifespan":
             await Lifespan(self.app, self.oauth)(scope, receive, send)

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import threading
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Literal, Self, Unpack
 from urllib.parse import urlencode
@@ -349,7 +349,7 @@ class ATProtoOAuth:
     @asynccontextmanager
     async def session_for(
         self, did: str, *, scopes: str | Iterable[str] = ()
-    ) -> AsyncIterator[OAuthSession]:
+    ) -> AsyncGenerator[OAuthSession, None]:
         """Give the newest live session of an account, outside of any request.
 
         For jobs, queues and command lines. A refresh under way is drained before this exits.

@@ -24,7 +24,10 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from http import HTTPStatus
 from math import inf
+
+import httpx
 
 from atproto_oauth_asgi.authorization_server import ASAnswer, ClientIdentity, attempt
 from atproto_oauth_asgi.commit import Committer
@@ -185,7 +188,7 @@ class Refresher:
         try:
             live.adopt(record)
         except SealBroken:
-            log.error("session.seal_broken", extra={"session": live.id, "did": live.did})
+            log.exception("session.seal_broken", extra={"session": live.id, "did": live.did})
             raise
 
     # --- Verify ------------------------------------------------------------------------------
@@ -261,7 +264,7 @@ class Refresher:
         if result is None:
             await self._fail(hold, "The token endpoint did not answer in time.")
             return None
-        if result.answer.status == 200:
+        if result.answer.status == HTTPStatus.OK:
             return _Granted(result, pds, metadata)
         return result
 
@@ -314,7 +317,7 @@ class Refresher:
             await self._grant_gone(hold)
             return
         # Every other refusal in OAuth's own words comes before the token is looked at.
-        unspent = 400 <= status < 500 and error is not None
+        unspent = httpx.codes.is_client_error(status) and error is not None
         await self._fail(
             hold,
             f"The token endpoint answered {status} {error or ''}".rstrip() + ".",
@@ -337,7 +340,7 @@ class Refresher:
         except (LoginError, ResolutionError) as exc:
             # Tokens for somebody else, or not bound to our key: the old ones are spent, and
             # nobody may use these.
-            log.error(
+            log.exception(
                 "refresh.wrong_tokens",
                 extra={"session": live.id, "did": live.did, "error": exc.code},
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Protocol
 
 from atproto_oauth_asgi.authorization_server import ClientIdentity, post
@@ -105,7 +106,7 @@ class Revoker:
         except (ATProtoOAuthError, TimeoutError) as exc:
             log.warning("revocation.failed", extra={**fields, "error": type(exc).__name__})
             return
-        if answer.answer.status == 200:
+        if answer.answer.status == HTTPStatus.OK:
             log.info("revocation.done", extra=fields)
         else:
             log.warning("revocation.refused", extra={**fields, "status": answer.answer.status})

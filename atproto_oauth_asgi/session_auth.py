@@ -69,7 +69,7 @@ class SessionAuth(httpx.Auth):
         self, request: httpx.Request
     ) -> Generator[httpx.Request, httpx.Response, None]:
         """Refuse: a refresh needs an event loop."""
-        msg = f"session.auth needs httpx.AsyncClient for {request.url.host!r}, not a synchronous client."
+        msg = f"session.auth needs an httpx.AsyncClient to call {request.url.host!r}."
         raise RuntimeError(msg)
 
     async def async_auth_flow(

@@ -111,7 +111,7 @@ class Sessions:
         try:
             live = self.live(record)
         except SealBroken as exc:
-            log.error(
+            log.exception(
                 "session.seal_broken",
                 extra={"session": record.id, "did": record.did, "key_id": exc.key_id},
             )

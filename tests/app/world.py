@@ -1,0 +1,127 @@
+"""An app round which the middleware sits, the embedded network, and a browser made of httpx."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Unpack
+
+import httpx
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from atproto_oauth_asgi import ATProtoOAuth, ATProtoOAuthMiddleware, session_from, session_or_none
+from atproto_oauth_asgi.core import OnLogin
+from atproto_oauth_asgi.environment import SettingsOptions
+from atproto_oauth_asgi.refresh_timing import RefreshTiming
+from atproto_oauth_asgi.store import Store
+from atproto_oauth_asgi.testing import Network
+
+BASE_URL = "https://app.birdsong.dev"
+
+#: The defaults, a fiftieth as long.
+QUICK = RefreshTiming(
+    lease=0.4,
+    marked_lease=1.5,
+    mark_to_send=0.1,
+    verify=2.0,
+    post=1.2,
+    late_answer=0.1,
+    commit_try=0.2,
+    commit_again=0.02,
+    watch=0.2,
+    poll_longest=0.02,
+    drain=0.04,
+    wait=3.0,
+)
+
+
+async def me(request: Request) -> Response:
+    session = session_from(request)
+    return JSONResponse(await session.query("com.atproto.server.getSession"))
+
+
+async def who(request: Request) -> Response:
+    session = session_or_none(request)
+    return JSONResponse({"did": session.did if session else None})
+
+
+def make_app() -> Starlette:
+    return Starlette(
+        routes=[
+            Route("/me", me),
+            Route("/who", who, methods=["GET", "POST"]),
+        ]
+    )
+
+
+@dataclass
+class World:
+    network: Network
+    oauth: ATProtoOAuth
+    app: ASGIApp
+    browser: httpx.AsyncClient
+    extra: dict[str, object] = field(default_factory=dict[str, object])
+
+    async def begin(self, identifier: str = "alice.test", **form: str) -> httpx.Response:
+        """Post the login form, as our own page does."""
+        return await self.browser.post(
+            "/oauth/login",
+            data={"identifier": identifier, **form},
+            headers={"origin": self.origin, "accept": "text/html"},
+        )
+
+    async def login(
+        self, identifier: str = "alice.test", account: str | None = None, **form: str
+    ) -> httpx.Response:
+        """Log in and return the answer of the callback."""
+        begun = await self.begin(identifier, **form)
+        assert begun.status_code == 303, begun.text
+        back = self.network.approve(begun.headers["location"], account or identifier)
+        return await self.browser.get(back)
+
+    async def logout(self) -> httpx.Response:
+        return await self.browser.post("/oauth/logout", headers={"origin": self.origin})
+
+    @property
+    def origin(self) -> str:
+        return self.oauth.settings.origin
+
+    def another_browser(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(
+            transport=httpx.ASGITransport(self.app), base_url=self.oauth.settings.base_url
+        )
+
+
+@asynccontextmanager
+async def world(
+    network: Network | None = None,
+    *,
+    app: ASGIApp | None = None,
+    base_url: str = BASE_URL,
+    store: Store | str = "memory://",
+    on_login: OnLogin | None = None,
+    timing: RefreshTiming = QUICK,
+    owned: bool = True,
+    **settings: Unpack[SettingsOptions],
+) -> AsyncGenerator[World, None]:
+    """Open an app with the middleware round it; `owned=False` leaves the lifespan out."""
+    network = network or Network()
+    settings.setdefault("net_policy", network.policy())
+    settings.setdefault("secret_keys", (b"k" * 32,))
+    oauth = ATProtoOAuth(base_url, store=store, on_login=on_login, timing=timing, **settings)
+    wrapped = ATProtoOAuthMiddleware(app or make_app(), oauth=oauth)
+    network.register_client_app(oauth.settings.origin, wrapped)
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(wrapped), base_url=base_url
+    ) as browser:
+        here = World(network, oauth, wrapped, browser)
+        if owned:
+            async with oauth:
+                yield here
+        else:
+            yield here
