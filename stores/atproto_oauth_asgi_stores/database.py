@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Row
@@ -13,12 +14,32 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from atproto_oauth_asgi.errors import SchemaOutOfDate
-from atproto_oauth_asgi_stores.engines import Engines, LoopEngines, given_engines, own_engines
+from atproto_oauth_asgi_stores.engines import (
+    LOCK_TIMEOUT,
+    Engines,
+    LoopEngines,
+    given_engines,
+    own_engines,
+)
 from atproto_oauth_asgi_stores.failures import driver_errors_translated
 from atproto_oauth_asgi_stores.tables import SCHEMA_HEAD, VERSION_TABLE, tables_in
 
 _log = logging.getLogger("atproto_oauth_asgi.store")
+Result = TypeVar("Result")
 _REVISION = re.compile(r"aoa_(\d+)")
+
+
+class _Whole(asyncio.Task[Result]):
+    """Is work on a connection, which goes on to its end whoever is cancelled.
+
+    A cancellation inside SQLAlchemy can lose a connection on its way out of the pool or back; it
+    also waits for the database, which is what a caller with a deadline must not do. An event loop
+    that ends cancels its tasks and then waits for them: for this one until the work is done,
+    which the database's own timeouts bound.
+    """
+
+    def cancel(self, msg: object = None) -> bool:  # noqa: ARG002 - as asyncio.Task has it
+        return False
 
 
 class Database:
@@ -30,6 +51,7 @@ class Database:
         self.tables = tables_in(schema)
         self._schema = schema
         self._own: LoopEngines | None = None
+        self._working: set[asyncio.Task[object]] = set()
         if isinstance(url_or_engine, AsyncEngine):
             self._given = given_engines(url_or_engine)
         else:
@@ -38,34 +60,52 @@ class Database:
             own_engines(url, schema=schema)
             self._own = LoopEngines(lambda: own_engines(url))
 
-    async def _engines(self) -> Engines:
+    async def engines(self) -> Engines:
+        """Return the engines to use on the running event loop."""
         return self._given if self._own is None else await self._own.get()
+
+    async def _whole(self, work: Coroutine[object, object, Result]) -> Result:
+        task = _Whole(work, loop=asyncio.get_running_loop())
+        self._working.add(task)
+        task.add_done_callback(self._done)
+        return await asyncio.shield(task)
+
+    def _done(self, task: asyncio.Task[object]) -> None:
+        self._working.discard(task)
+        # Marks an error as seen: nobody else looks when the caller has gone.
+        task.exception()
 
     async def rows(
         self, statement: sa.Executable, parameters: Mapping[str, object] | None = None
     ) -> Sequence[Row[tuple[object, ...]]]:
         """Run one statement outside a transaction and return its rows."""
-        with driver_errors_translated():
-            engines = await self._engines()
+
+        async def work() -> Sequence[Row[tuple[object, ...]]]:
+            engines = await self.engines()
             async with engines.reader.connect() as connection:
                 return (await connection.execute(statement, parameters)).all()
 
+        with driver_errors_translated():
+            return await self._whole(work())
+
+    async def transact(self, write: Callable[[AsyncConnection], Awaitable[Result]]) -> Result:
+        """Call `write` with a connection in a transaction; commit, or roll back if it raises.
+
+        It starts with a writing statement: on an engine that we were given SQLite's transaction
+        is not immediate, and on others the row it locks makes callers take turns.
+        """
+
+        async def work() -> Result:
+            engines = await self.engines()
+            async with engines.writer.begin() as connection:
+                return await write(connection)
+
+        with driver_errors_translated():
+            return await self._whole(work())
+
     async def change(self, statement: sa.Executable) -> int:
         """Run one writing statement in a transaction and return how many rows it changed."""
-        async with self.transaction() as connection:
-            return await changed(connection, statement)
-
-    @asynccontextmanager
-    async def transaction(self) -> AsyncGenerator[AsyncConnection]:
-        """Give a connection in a transaction, which is committed at the end, or rolled back.
-
-        Start with a writing statement: on an engine that we were given SQLite's transaction is
-        not immediate, and on others the row it locks makes callers take turns.
-        """
-        with driver_errors_translated():
-            engines = await self._engines()
-            async with engines.writer.begin() as connection:
-                yield connection
+        return await self.transact(lambda connection: changed(connection, statement))
 
     async def open(self) -> None:
         """Connect and check the schema; see `Store.open`."""
@@ -73,23 +113,30 @@ class Database:
 
     async def aclose(self) -> None:
         """Dispose of the running event loop's engines, if they are ours; see `Store.aclose`."""
+        loop = asyncio.get_running_loop()
+        working = [task for task in self._working.copy() if task.get_loop() is loop]
+        if working:
+            await asyncio.wait(working, timeout=LOCK_TIMEOUT)
         if self._own is not None:
             with driver_errors_translated():
                 await self._own.aclose()
 
     async def check(self) -> None:
         """Read the schema's version, in one statement; see `Store.check`."""
-        with driver_errors_translated():
-            engines = await self._engines()
+
+        async def work() -> Sequence[str]:
+            engines = await self.engines()
             async with engines.reader.connect() as connection:
-                found: Sequence[str]
                 try:
-                    found = (await connection.scalars(sa.select(self.tables.version))).all()
+                    return (await connection.scalars(sa.select(self.tables.version))).all()
                 except (OperationalError, ProgrammingError):
                     # Either there is no such table, or this raises as well.
                     if await connection.run_sync(self._has_version_table):
                         raise
-                    found = []
+                    return ()
+
+        with driver_errors_translated():
+            found = await self._whole(work())
         judge_revision(found)
 
     def _has_version_table(self, connection: sa.Connection) -> bool:

@@ -32,58 +32,65 @@ class Sessions(Database):
         self, session: NewSession, /, *, browser: BrowserLogin | None, replaces: Sequence[str] = ()
     ) -> None:
         """Insert a session and make it active; see `Store.create_session`."""
+
+        async def create(connection: AsyncConnection) -> None:
+            await self._create(connection, session, browser, replaces)
+
         try:
-            await self._create(session, browser, replaces)
+            await self.transact(create)
         except StoreError as exc:
             if browser is None or not isinstance(exc.__cause__, IntegrityError):
                 raise
             # Perhaps another login made this browser's row a moment ago; then it is there now.
-            await self._create(session, browser, replaces)
+            await self.transact(create)
 
     async def _create(
-        self, session: NewSession, browser: BrowserLogin | None, replaces: Sequence[str]
+        self,
+        connection: AsyncConnection,
+        session: NewSession,
+        browser: BrowserLogin | None,
+        replaces: Sequence[str],
     ) -> None:
         rotation: sa.ColumnElement[int] = sa.literal(0, sa.BigInteger())
         sent = now_ms() - session.sent_ago_ms
-        async with self.transaction() as connection:
-            if browser is not None:
-                await self._log_in(connection, browser, session.id)
-                rows = self.tables.browser.c
-                rotation = sa.select(rows.rotation).where(rows.id == browser.id).scalar_subquery()
-                if replaces:
-                    old = self.tables.session.c
-                    await connection.execute(
-                        ending(self.tables, "replaced").where(
-                            old.id.in_(replaces), old.browser_id == browser.id
-                        )
+        if browser is not None:
+            await self._log_in(connection, browser, session.id)
+            rows = self.tables.browser.c
+            rotation = sa.select(rows.rotation).where(rows.id == browser.id).scalar_subquery()
+            if replaces:
+                old = self.tables.session.c
+                await connection.execute(
+                    ending(self.tables, "replaced").where(
+                        old.id.in_(replaces), old.browser_id == browser.id
                     )
-            await connection.execute(
-                sa.insert(self.tables.session).values(
-                    id=session.id,
-                    browser_id=None if browser is None else browser.id,
-                    browser_rotation=rotation,
-                    client_id=session.client_id,
-                    did=session.did,
-                    issuer=session.issuer,
-                    handle=session.handle,
-                    scope=session.scope,
-                    pds=session.pds,
-                    client_kid=session.client_kid,
-                    sealed_dpop_key=session.sealed_dpop_key,
-                    sealed_tokens=session.sealed_tokens,
-                    sealed_key=session.sealed_key,
-                    access_expires=sent + session.life_ms,
-                    refresh_after=sent + session.refresh_after_ms,
-                    version=1,
-                    status="active",
-                    attempts=0,
-                    failures=0,
-                    refreshed=now_ms(),
-                    created=now_ms(),
-                    seen=now_ms(),
-                    expires=now_ms() + session.lifetime_ms,
                 )
+        await connection.execute(
+            sa.insert(self.tables.session).values(
+                id=session.id,
+                browser_id=None if browser is None else browser.id,
+                browser_rotation=rotation,
+                client_id=session.client_id,
+                did=session.did,
+                issuer=session.issuer,
+                handle=session.handle,
+                scope=session.scope,
+                pds=session.pds,
+                client_kid=session.client_kid,
+                sealed_dpop_key=session.sealed_dpop_key,
+                sealed_tokens=session.sealed_tokens,
+                sealed_key=session.sealed_key,
+                access_expires=sent + session.life_ms,
+                refresh_after=sent + session.refresh_after_ms,
+                version=1,
+                status="active",
+                attempts=0,
+                failures=0,
+                refreshed=now_ms(),
+                created=now_ms(),
+                seen=now_ms(),
+                expires=now_ms() + session.lifetime_ms,
             )
+        )
 
     async def _log_in(
         self, connection: AsyncConnection, browser: BrowserLogin, session_id: str
@@ -200,7 +207,8 @@ class Sessions(Database):
             .scalar_subquery()
         )
         this = sa.update(self.tables.browser).where(browser.id == browser_id)
-        async with self.transaction() as connection:
+
+        async def leave(connection: AsyncConnection) -> int:
             # Changes nothing, and makes two that leave at once take turns.
             await connection.execute(this.values(rotation=browser.rotation))
             await connection.execute(
@@ -214,10 +222,13 @@ class Sessions(Database):
             left = sa.select(sa.func.count()).where(mine, session.status != "ended")
             return (await connection.execute(left)).scalar_one()
 
+        return await self.transact(leave)
+
     async def touch(self, browser_id: str | None, session_id: str, /) -> None:
         """Write `seen` of both rows; see `Store.touch`."""
         browser, session = self.tables.browser, self.tables.session
-        async with self.transaction() as connection:
+
+        async def write(connection: AsyncConnection) -> None:
             if browser_id is not None:
                 await connection.execute(
                     sa.update(browser).where(browser.c.id == browser_id).values(seen=now_ms())
@@ -225,3 +236,5 @@ class Sessions(Database):
             await connection.execute(
                 sa.update(session).where(session.c.id == session_id).values(seen=now_ms())
             )
+
+        await self.transact(write)

@@ -44,8 +44,7 @@ class SQLStore(OneTimes, Sessions, Refreshes):
         if limit <= 0:
             return 0
         try:
-            async with self.transaction() as connection:
-                return await self._purge(connection, limit)
+            return await self.transact(lambda connection: self._purge(connection, limit))
         except StoreError as exc:
             if is_lost_race(exc.__cause__):
                 return 0

@@ -38,17 +38,14 @@ class TestMemoryStore(StoreConformance):
 
 async def move_times(store: SQLStore, ms: int) -> None:
     """Let time pass in a database whose clock cannot be moved: what lies ahead comes nearer."""
-    async with store.transaction() as connection:
-        for table in store.tables.metadata.sorted_tables:
-            times = [
-                column
-                for column in table.c
-                if isinstance(column.type, sa.BigInteger)
-                and column.name not in {"version", "rotation", "browser_rotation"}
-            ]
-            await connection.execute(
-                sa.update(table).values({column: column - ms for column in times})
-            )
+    for table in store.tables.metadata.sorted_tables:
+        times = [
+            column
+            for column in table.c
+            if isinstance(column.type, sa.BigInteger)
+            and column.name not in {"version", "rotation", "browser_rotation"}
+        ]
+        await store.change(sa.update(table).values({column: column - ms for column in times}))
 
 
 class SQLConformance(StoreConformance):

@@ -1,0 +1,464 @@
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from pathlib import Path
+
+import pytest
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import StaticPool
+
+from atproto_oauth_asgi.errors import (
+    ConfigurationError,
+    SchemaOutOfDate,
+    StoreError,
+    StoreUnavailable,
+)
+from atproto_oauth_asgi.testing.conformance_base import (
+    browser,
+    cancelled_after,
+    hashed,
+    one_time,
+    refreshed,
+    session,
+)
+from atproto_oauth_asgi_migrations import migrate_empty
+from atproto_oauth_asgi_stores import SQLStore, engines
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "store.db"
+    asyncio.run(migrate_empty(f"sqlite:///{path}"))
+    return path
+
+
+@pytest.fixture
+async def store(path: Path) -> AsyncGenerator[SQLStore]:
+    store = SQLStore(f"sqlite:///{path}")
+    yield store
+    await store.aclose()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "LOCK_TIMEOUT", 0.1)
+
+
+# --- Settings of the file ---
+
+
+async def test_a_commit_survives_a_power_cut(store: SQLStore, path: Path) -> None:
+    await store.put(one_time())
+
+    async def pragma(name: str) -> object:
+        async with (await store.engines()).writer.connect() as connection:
+            return (await connection.exec_driver_sql(f"PRAGMA {name}")).scalar_one()
+
+    assert await pragma("journal_mode") == "wal"
+    assert await pragma("synchronous") == 2  # FULL
+    assert await pragma("foreign_keys") == 1
+
+
+async def test_the_clock_is_the_wall_clock_in_milliseconds(store: SQLStore, path: Path) -> None:
+    before = time.time_ns() // 1_000_000
+    await store.put(one_time(ms=0))
+    after = time.time_ns() // 1_000_000
+
+    with sqlite3.connect(path) as connection:
+        (created,) = connection.execute("SELECT created FROM atproto_oauth_one_time").fetchone()
+    connection.close()
+    assert before - 1 <= created <= after + 1
+
+
+async def test_time_passes_by_itself(store: SQLStore) -> None:
+    await store.create_session(session(refresh_after_ms=100), browser=None)
+    assert not await store.acquire_refresh("session", version=1, owner="me", lease_ms=1)
+
+    deadline = time.monotonic() + 5
+    while not await store.acquire_refresh("session", version=1, owner="me", lease_ms=1):
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
+
+
+# --- Failures ---
+
+
+async def test_a_locked_database_is_unavailable(impatient: None, path: Path) -> None:
+    store = SQLStore(f"sqlite:///{path}")
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+
+    with pytest.raises(StoreUnavailable, match="locked"):
+        await store.put(one_time(sealed=b"canary"))
+    assert await store.load(hashed("cookie")) is None
+
+    other.execute("ROLLBACK")
+    other.close()
+    await store.put(one_time())
+    await store.aclose()
+
+
+async def test_a_full_disk_is_unavailable_and_says_so(store: SQLStore) -> None:
+    await store.put(one_time())
+    async with (await store.engines()).writer.connect() as connection:
+        await connection.exec_driver_sql("PRAGMA max_page_count = 1")
+
+    with pytest.raises(StoreUnavailable, match="disk is full") as caught:
+        await store.put(one_time("big", sealed=b"canary" * 10_000))
+
+    shown = f"{caught.value!r} {caught.value.__cause__} {caught.value.__cause__!r}"
+    assert "canary" not in shown
+    async with (await store.engines()).writer.connect() as connection:
+        await connection.exec_driver_sql("PRAGMA max_page_count = 100000")
+    assert await store.consume(hashed("big"), kind="login") is None
+    await store.put(one_time("big"))
+
+
+async def test_a_readonly_database_is_unavailable_and_says_so(store: SQLStore) -> None:
+    async with (await store.engines()).writer.connect() as connection:
+        await connection.exec_driver_sql("PRAGMA query_only = ON")
+
+    with pytest.raises(StoreUnavailable, match="read-only"):
+        await store.put(one_time())
+
+
+async def test_a_missing_folder_is_unavailable_and_says_so(tmp_path: Path) -> None:
+    store = SQLStore(f"sqlite:///{tmp_path}/none/store.db")
+
+    with pytest.raises(StoreUnavailable, match="folder"):
+        await store.open()
+    await store.aclose()
+
+
+async def test_another_file_is_unavailable_and_says_so(tmp_path: Path) -> None:
+    (tmp_path / "store.db").write_bytes(b"not a database at all " * 100)
+    store = SQLStore(f"sqlite:///{tmp_path}/store.db")
+
+    with pytest.raises(StoreUnavailable, match="not an SQLite database"):
+        await store.open()
+    await store.aclose()
+
+
+async def test_missing_tables_name_the_command(tmp_path: Path) -> None:
+    store = SQLStore(f"sqlite:///{tmp_path}/store.db")
+
+    with pytest.raises(SchemaOutOfDate, match="atproto-oauth-asgi db upgrade"):
+        await store.open()
+    with pytest.raises(StoreUnavailable, match="db upgrade"):
+        await store.put(one_time())
+    await store.aclose()
+
+
+@pytest.mark.parametrize("found", ["aoa_0000", None])
+async def test_tables_that_are_behind_name_the_command(
+    store: SQLStore, path: Path, found: str | None
+) -> None:
+    set_revision(path, found)
+
+    for ask in (store.open, store.check):
+        with pytest.raises(SchemaOutOfDate, match="atproto-oauth-asgi db upgrade"):
+            await ask()
+
+
+@pytest.mark.parametrize("found", ["aoa_9999", "something else"])
+async def test_newer_tables_are_a_warning(
+    store: SQLStore, path: Path, found: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    set_revision(path, found)
+
+    await store.open()
+
+    assert "newer" in caplog.text
+
+
+def set_revision(path: Path, revision: str | None) -> None:
+    connection = sqlite3.connect(path)
+    connection.execute("DELETE FROM atproto_oauth_alembic_version")
+    if revision is not None:
+        connection.execute("INSERT INTO atproto_oauth_alembic_version VALUES (?)", [revision])
+    connection.commit()
+    connection.close()
+
+
+async def test_no_parameter_is_in_an_error_of_a_given_engine(path: Path) -> None:
+    engine = create_async_engine(f"sqlite+aiosqlite:///{path}")
+    store = SQLStore(engine)
+    await store.put(one_time(sealed=b"canary"))
+
+    with pytest.raises(StoreError) as caught:
+        await store.put(one_time(sealed=b"canary"))
+
+    assert "canary" not in f"{caught.value} {caught.value.__cause__}"
+    await engine.dispose()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite://",
+        "sqlite:///:memory:",
+        "sqlite:///file:x?mode=memory&uri=true",
+        "nonsense hunter2",
+        "nonsense://user:hunter2@host/db",
+    ],
+)
+def test_a_wrong_url_is_refused_without_repeating_it(url: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        SQLStore(url)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_sqlite_has_no_schemas(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="schema"):
+        SQLStore(f"sqlite:///{tmp_path}/store.db", schema="auth")
+
+
+async def test_a_given_engine_in_memory_is_refused() -> None:
+    engine = create_async_engine("sqlite+aiosqlite://", poolclass=StaticPool)
+    with pytest.raises(ConfigurationError, match="memory://"):
+        SQLStore(engine)
+    await engine.dispose()
+
+
+# --- Connections ---
+
+
+async def test_a_given_engine_is_never_disposed(path: Path) -> None:
+    engine = create_async_engine(f"sqlite+aiosqlite:///{path}")
+    store = SQLStore(engine)
+    await store.put(one_time())
+    pool = engine.pool
+
+    await store.aclose()
+
+    assert engine.pool is pool
+    assert await store.consume(hashed("state"), kind="login") is not None
+    await engine.dispose()
+
+
+async def test_cancelled_work_ends_and_gives_its_connection_back(store: SQLStore) -> None:
+    for number in range(100):
+        await cancelled_after(number * 0.0001, store.put(one_time(f"{number}")))
+        await cancelled_after(number * 0.0001, store.load(hashed("cookie")))
+
+    await store.aclose()
+
+    gc.collect()
+    await store.put(one_time("after"))
+
+
+async def test_a_caller_with_a_deadline_does_not_wait_for_the_database(path: Path) -> None:
+    store = SQLStore(f"sqlite:///{path}")
+    await store.open()
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    started = time.monotonic()
+
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(store.put(one_time()), 0.05)
+
+    assert time.monotonic() - started < 2
+    other.execute("ROLLBACK")
+    other.close()
+    await store.aclose()
+    assert await store.consume(hashed("state"), kind="login") is not None
+    await store.aclose()
+
+
+def test_event_loops_after_one_another_share_a_store(path: Path) -> None:
+    store = SQLStore(f"sqlite:///{path}")
+    for number in range(3):
+        asyncio.run(store.put(one_time(f"{number}")))
+
+    async def consume_all() -> list[bool]:
+        found = [await store.consume(hashed(f"{n}"), kind="login") for n in range(3)]
+        return [one is not None and one.first for one in found]
+
+    assert asyncio.run(consume_all()) == [True, True, True]
+    assert threads_of_drivers() == 0
+
+
+def test_a_loop_closed_without_shutdown_leaks_nothing(path: Path) -> None:
+    store = SQLStore(f"sqlite:///{path}")
+    for number in range(3):
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(store.put(one_time(f"{number}")))
+        loop.close()
+        assert threads_of_drivers() <= 2
+
+    async def close() -> None:
+        await store.check()
+        await store.aclose()
+
+    asyncio.run(close())
+    gc.collect()
+    wait_until(lambda: threads_of_drivers() == 0)
+
+
+def test_threads_with_loops_of_their_own_share_a_store(path: Path) -> None:
+    store = SQLStore(f"sqlite:///{path}")
+    asyncio.run(store.put(one_time()))
+    firsts: list[bool] = []
+
+    def worker() -> None:
+        async def consume() -> None:
+            found = await asyncio.gather(
+                *(store.consume(hashed("state"), kind="login") for _ in range(5))
+            )
+            firsts.extend(one is not None and one.first for one in found)
+
+        asyncio.run(consume())
+
+    threads = [threading.Thread(target=worker) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert sorted(firsts) == [False] * 19 + [True]
+    assert threads_of_drivers() == 0
+
+
+def test_a_store_that_is_dropped_warns_of_nothing(path: Path) -> None:
+    async def use(run: Callable[[SQLStore], Coroutine[object, object, object]]) -> None:
+        await run(SQLStore(f"sqlite:///{path}"))
+        gc.collect()
+
+    asyncio.run(use(lambda store: store.check()))
+    gc.collect()
+    assert threads_of_drivers() == 0
+
+
+def test_a_loop_that_ends_in_the_middle_of_work_leaks_nothing(path: Path) -> None:
+    store = SQLStore(f"sqlite:///{path}")
+
+    async def leave(number: int) -> None:
+        tasks = [
+            asyncio.ensure_future(store.put(one_time(f"{number}"))),
+            asyncio.ensure_future(store.load(hashed("cookie"))),
+        ]
+        await asyncio.sleep(number * 0.0005)
+        assert len(tasks) == 2
+
+    for number in range(30):
+        asyncio.run(leave(number))
+        gc.collect()
+
+    wait_until(lambda: threads_of_drivers() == 0)
+
+
+def threads_of_drivers() -> int:
+    return sum("_connection_worker_thread" in thread.name for thread in threading.enumerate())
+
+
+def wait_until(ready: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 5
+    while not ready():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+# --- Processes ---
+
+WORKER = """
+import asyncio, json, sys
+from atproto_oauth_asgi.testing.conformance_base import hashed, refreshed
+from atproto_oauth_asgi_stores import SQLStore
+
+async def main():
+    store = SQLStore(sys.argv[1])
+    await store.open()
+    print("ready", flush=True)
+    sys.stdin.readline()
+    me = sys.argv[2]
+    consumed = await asyncio.gather(
+        *(store.consume(hashed("state"), kind="login") for _ in range(10)))
+    leased = await asyncio.gather(
+        *(store.acquire_refresh("session", version=1, owner=f"{me} {n}", lease_ms=60000)
+          for n in range(10)))
+    await store.aclose()
+    print(json.dumps([sum(one.first for one in consumed), sum(leased)]), flush=True)
+
+asyncio.run(main())
+"""
+
+
+def test_processes_share_a_file(path: Path) -> None:
+    async def prepare() -> None:
+        store = SQLStore(f"sqlite:///{path}")
+        await store.put(one_time())
+        await store.create_session(session(), browser=browser())
+
+    asyncio.run(prepare())
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", WORKER, f"sqlite:///{path}", str(number)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment(),
+        )
+        for number in range(3)
+    ]
+    for worker in workers:
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == "ready\n"
+
+    for worker in workers:
+        assert worker.stdin is not None
+        worker.stdin.write("go\n")
+        worker.stdin.flush()
+    counts = [json.loads(worker.communicate(timeout=30)[0]) for worker in workers]
+
+    assert [sum(column) for column in zip(*counts, strict=True)] == [1, 1]
+
+
+KILLED = """
+import asyncio, os, signal, sys
+from atproto_oauth_asgi.testing.conformance_base import browser, session
+from atproto_oauth_asgi_stores import SQLStore
+
+async def main():
+    store = SQLStore(sys.argv[1])
+    await store.create_session(session("old"), browser=browser(cookie="before"))
+    async def half(connection):
+        await store._create(connection, session("new"), browser(cookie="after"), ["old"])
+        os.kill(os.getpid(), signal.SIGKILL)
+    await store.transact(half)
+
+asyncio.run(main())
+"""
+
+
+@pytest.fixture
+def killed_half_way(path: Path) -> None:
+    command = [sys.executable, "-c", KILLED, f"sqlite:///{path}"]
+    assert subprocess.run(command, check=False, env=environment()).returncode != 0
+
+
+async def test_a_killed_writer_leaves_all_or_nothing(killed_half_way: None, path: Path) -> None:
+    store = SQLStore(f"sqlite:///{path}")
+
+    assert await store.load(hashed("after")) is None
+    found = await store.load(hashed("before"))
+    assert found is not None
+    assert found.session is not None
+    assert (found.session.id, found.session.status) == ("old", "active")
+    assert await store.load_session("new") is None
+    await store.commit_refresh("old", version=1, owner="me", refreshed=refreshed())
+    await store.aclose()
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
