@@ -13,26 +13,24 @@ import hmac
 import json
 import logging
 import re
-import secrets
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from http import HTTPStatus
 
 from starlette.requests import Request
-from starlette.responses import Response
 
+from atproto_oauth_asgi.admission import VERIFY_DEADLINE, Finished, admit, verify
 from atproto_oauth_asgi.attempt import KIND, Attempt, digest
 from atproto_oauth_asgi.authorization_server import post
 from atproto_oauth_asgi.cookies import new_secret
-from atproto_oauth_asgi.core import Core, Login
+from atproto_oauth_asgi.core import Core
 from atproto_oauth_asgi.dpop import DPoPKey, Nonces
 from atproto_oauth_asgi.errors import (
     ATProtoOAuthError,
     AuthorizationFailed,
     BadAnswer,
     ClientKeyMissing,
-    FetchError,
     InteractionRequired,
     InvalidCallback,
     IssuerMismatch,
@@ -42,29 +40,19 @@ from atproto_oauth_asgi.errors import (
     LoginRefused,
     PDSUnreachable,
     ScopeRefused,
-    SealBroken,
     StoreUnavailable,
     Unreachable,
-    WrongAccount,
     error_for,
 )
-from atproto_oauth_asgi.identifiers import Did, Handle
-from atproto_oauth_asgi.identity import Identity
-from atproto_oauth_asgi.live import LiveSession
 from atproto_oauth_asgi.login import refusal
 from atproto_oauth_asgi.runtime import Runtime
 from atproto_oauth_asgi.server_metadata import ServerMetadata
-from atproto_oauth_asgi.sessions import ACCOUNTS, cookie_hash
+from atproto_oauth_asgi.sessions import cookie_hash
 from atproto_oauth_asgi.store import (
-    BrowserLogin,
     Consumed,
-    NewSession,
-    SessionFilter,
-    SessionRecord,
 )
 from atproto_oauth_asgi.tasks import finish
-from atproto_oauth_asgi.tokens import TokenResponse, Tokens
-from atproto_oauth_asgi.vault import Owner
+from atproto_oauth_asgi.tokens import TokenResponse
 
 log = logging.getLogger(__name__)
 
@@ -74,25 +62,12 @@ REPEAT_MS = 60_000
 REPEAT_WAIT = 30.0
 #: The code works once, so the server gets long to answer.
 EXCHANGE_DEADLINE = 30.0
-#: For the fresh look at the account that the tokens are for.
-VERIFY_DEADLINE = 20.0
 
 _PARAMETERS = ("state", "iss", "code", "error", "error_description", "response")
 _ERROR_CODE = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
 _INTERACTION = frozenset(
     {"login_required", "consent_required", "interaction_required", "account_selection_required"}
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finished:
-    """A login that has become a session."""
-
-    #: The browser's new cookie.
-    cookie: str = field(repr=False)
-    next: str
-    #: What `on_login` answered instead of the redirect to `next`.
-    response: Response | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -293,8 +268,8 @@ async def _exchange(
         if not answer.nonce_given:
             msg = "The server takes DPoP proofs but gives no DPoP-Nonce (atproto OAuth: DPoP)."
             raise AuthorizationFailed(msg, error="missing_dpop_nonce")
-        identity = await _verify(core, response.sub, attempt.issuer)
-        return await _admit(core, runtime, request, attempt, identity, response, key, sent, cookie)
+        identity = await verify(core, response.sub, attempt.issuer)
+        return await admit(core, runtime, request, attempt, identity, response, key, sent, cookie)
     except BadAnswer as exc:
         _revoke(runtime, received, document, server)
         raise AuthorizationFailed(str(exc)) from exc
@@ -326,166 +301,3 @@ def _denied(parameters: Mapping[str, str]) -> LoginError:
         return ScopeRefused()
     shown = error if _ERROR_CODE.fullmatch(error) else "an unknown error"
     return AuthorizationFailed(f"The authorization server answered {shown}.", error=shown)
-
-
-async def _verify(core: Core, sub: str, issuer: str) -> Identity:
-    """Look up, uncached, that the issuer may speak for the account (atproto OAuth: Identity)."""
-    try:
-        async with asyncio.timeout(VERIFY_DEADLINE):
-            identity = await core.resolver.resolve(sub, fresh=True)
-            server = await core.discovery.for_pds(identity.pds, fresh=True)
-    except TimeoutError as exc:
-        msg = "The account that the tokens are for could not be looked up in time."
-        raise PDSUnreachable(msg, identifier=sub) from exc
-    except FetchError as exc:
-        if exc.retryable:
-            raise PDSUnreachable(str(exc), identifier=sub) from exc
-        raise
-    if server.issuer != issuer:
-        msg = f"{issuer} gave tokens for {sub}, whose authorization server is another."
-        raise WrongAccount(msg)
-    return identity
-
-
-async def _admit(
-    core: Core,
-    runtime: Runtime,
-    request: Request,
-    attempt: Attempt,
-    identity: Identity,
-    response: TokenResponse,
-    key: DPoPKey,
-    sent: float,
-    cookie: str | None,
-) -> tuple[str, Finished]:
-    owner = Owner(
-        session_id=secrets.token_urlsafe(16),
-        did=response.sub,
-        issuer=attempt.issuer,
-        client_id=attempt.client_id,
-    )
-    tokens = Tokens(
-        access_token=response.access_token,
-        refresh_token=response.refresh_token,
-        pds=identity.pds,
-    )
-    lifetime = core.settings.session_max_age
-
-    def row() -> NewSession:
-        return NewSession(
-            id=owner.session_id,
-            client_id=owner.client_id,
-            did=owner.did,
-            issuer=owner.issuer,
-            handle=identity.handle,
-            scope=response.scope,
-            pds=identity.pds,
-            client_kid=attempt.client_kid,
-            sealed_dpop_key=core.vault.seal_key(owner, key),
-            sealed_tokens=core.vault.seal_tokens(owner, tokens),
-            sealed_key=core.vault.key_id,
-            sent_ago_ms=round((time.monotonic() - sent) * 1000),
-            life_ms=response.life_ms,
-            refresh_after_ms=response.refresh_after_ms,
-            lifetime_ms=lifetime * 1000,
-        )
-
-    live = LiveSession(_record(row()), core.vault, shared_nonces=runtime.sessions.nonces)
-    live.saved = False
-    answer = None
-    if core.on_login is not None:
-        answer = await core.on_login(
-            Login(
-                did=Did(live.did),
-                handle=Handle(identity.handle) if identity.handle else None,
-                session=runtime.session(live),
-                request=request,
-                data=attempt.data,
-                next=attempt.next,
-            )
-        )
-    browser_id, replaced = await _browser(core, cookie, live.did, add=attempt.add)
-    new_cookie = new_secret()
-    await core.store.create_session(
-        row(),
-        browser=BrowserLogin(
-            id=browser_id, cookie_hash=cookie_hash(new_cookie), lifetime_ms=lifetime * 1000
-        ),
-        replaces=[record.id for record in replaced],
-    )
-    live.saved = True
-    live.browser_id = browser_id
-    runtime.sessions.keep(live)
-    if cookie is not None:
-        runtime.sessions.forget_cookie(cookie)
-    log.info(
-        "login.finished",
-        extra={"session": live.id, "did": live.did, "issuer": live.issuer},
-    )
-    for record in replaced:
-        _retire(runtime, record)
-    return live.id, Finished(cookie=new_cookie, next=attempt.next, response=answer)
-
-
-def _record(row: NewSession) -> SessionRecord:
-    """Return the row as it will be read back."""
-    return SessionRecord(
-        id=row.id,
-        browser_id=None,
-        client_id=row.client_id,
-        did=row.did,
-        issuer=row.issuer,
-        handle=row.handle,
-        scope=row.scope,
-        pds=row.pds,
-        client_kid=row.client_kid,
-        sealed_dpop_key=row.sealed_dpop_key,
-        sealed_tokens=row.sealed_tokens,
-        sealed_key=row.sealed_key,
-        version=1,
-        status="active",
-        ended_reason=None,
-        access_remaining_ms=row.life_ms - row.sent_ago_ms,
-        refresh_wait_ms=row.refresh_after_ms - row.sent_ago_ms,
-        remaining_ms=row.lifetime_ms,
-        lease_owner=None,
-        lease_until=None,
-        lease_remaining_ms=None,
-        attempts=0,
-        first_sent_ago_ms=None,
-        failures=0,
-        created_ago_ms=0,
-        refreshed_ago_ms=row.sent_ago_ms,
-        seen_ago_ms=0,
-    )
-
-
-async def _browser(
-    core: Core, cookie: str | None, did: str, *, add: bool
-) -> tuple[str, Sequence[SessionRecord]]:
-    """Return the id of the browser's row, new or not, and the sessions that this login replaces."""
-    loaded = await core.store.load(cookie_hash(cookie)) if cookie is not None else None
-    if loaded is None:
-        return secrets.token_urlsafe(16), []
-    active = loaded.session.id if loaded.session is not None else None
-    rows = await core.store.list_sessions(
-        SessionFilter(browser_id=loaded.browser_id), limit=ACCOUNTS
-    )
-    return loaded.browser_id, [
-        row
-        for row in rows
-        # The same account is never listed twice; without `add` the new login takes the place of
-        # the one that was active.
-        if row.status != "ended" and (row.did == did or (not add and row.id == active))
-    ]
-
-
-def _retire(runtime: Runtime, record: SessionRecord) -> None:
-    if runtime.sessions.unusable_reason(record) not in {None, "reauth_required"}:
-        return
-    try:
-        live = runtime.sessions.live(record)
-    except SealBroken:
-        return
-    live.end("replaced")
-    runtime.revoker.start(live, live.tokens)

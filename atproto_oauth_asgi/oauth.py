@@ -8,7 +8,7 @@ import os
 import threading
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import asynccontextmanager
-from typing import Literal, Self, Unpack
+from typing import Literal, Self, Unpack, cast
 from urllib.parse import urlencode
 from weakref import WeakKeyDictionary
 
@@ -21,7 +21,11 @@ from atproto_oauth_asgi.authorization_server import ClientIdentity
 from atproto_oauth_asgi.cookies import Cookies, new_secret
 from atproto_oauth_asgi.core import Core, OnLogin
 from atproto_oauth_asgi.discovery import Discovery
-from atproto_oauth_asgi.environment import SettingsOptions, SettingsOverrides
+from atproto_oauth_asgi.environment import (
+    SettingsOptions,
+    SettingsOverrides,
+    read_environment,
+)
 from atproto_oauth_asgi.errors import NoSession
 from atproto_oauth_asgi.handles import HandleResolver
 from atproto_oauth_asgi.identity import IdentityResolver
@@ -81,16 +85,31 @@ class ATProtoOAuth:
         **settings: Unpack[SettingsOptions],
     ) -> None:
         if isinstance(store, str):
-            settings["store_url"] = store
-        self._start(
-            Settings(base_url=base_url, **settings),
-            store=None if isinstance(store, str) else store,
+            settings["store_url"], store = store, None
+        self.settings = Settings(base_url=base_url, **settings)
+        self.refresh: Refresh = refresh
+        self.cross_site_sessions = cross_site_sessions
+        self.cookies = Cookies(self.settings)
+        self._own_store = store is not None
+        self._ring = embedded.key_ring(self.settings, own_store=self._own_store)
+        metadata = self.settings.client_metadata
+        self.core = Core(
+            settings=self.settings,
+            policy=self.settings.policy(),
+            metadata=metadata,
+            client=ClientIdentity(client_id=metadata.client_id, keys=self.settings.client_keys),
+            store=open_store(self.settings.store_url) if store is None else store,
+            vault=Vault(self._ring),
+            resolver=IdentityResolver(self._net, handle_resolver=handle_resolver),
+            discovery=Discovery(self._net),
+            timing=timing or RefreshTiming(),
             on_login=on_login,
-            handle_resolver=handle_resolver,
-            refresh=refresh,
-            cross_site_sessions=cross_site_sessions,
-            timing=timing,
         )
+        self._runtimes: WeakKeyDictionary[asyncio.AbstractEventLoop, Runtime] = WeakKeyDictionary()
+        self._lock = threading.Lock()
+        self._warned = False
+        #: Our routes, by name `atproto_oauth:login` and so on; the middleware dispatches these.
+        self.routes: list[Route] = Routes(self).build()
 
     @classmethod
     def from_env(
@@ -110,53 +129,20 @@ class ATProtoOAuth:
         Raises:
             ConfigurationError: as the constructor.
         """
-        oauth = cls.__new__(cls)
-        oauth._start(
-            Settings.from_env(os.environ if environ is None else environ, **overrides),
+        environ = os.environ if environ is None else environ
+        given: SettingsOverrides = {**read_environment(environ), **overrides}
+        options = {name: value for name, value in given.items() if name != "base_url"}
+        settings = cast("SettingsOptions", options)
+        return cls(
+            given.get("base_url", ""),
             store=store,
             on_login=on_login,
             handle_resolver=handle_resolver,
             refresh=refresh,
             cross_site_sessions=cross_site_sessions,
             timing=timing,
+            **settings,
         )
-        return oauth
-
-    def _start(
-        self,
-        settings: Settings,
-        *,
-        store: Store | None,
-        on_login: OnLogin | None,
-        handle_resolver: HandleResolver | None,
-        refresh: Refresh,
-        cross_site_sessions: bool,
-        timing: RefreshTiming | None,
-    ) -> None:
-        self.settings = settings
-        self.refresh: Refresh = refresh
-        self.cross_site_sessions = cross_site_sessions
-        self.cookies = Cookies(settings)
-        self._own_store = store is not None
-        self._ring = embedded.key_ring(settings, own_store=self._own_store)
-        metadata = settings.client_metadata
-        self.core = Core(
-            settings=settings,
-            policy=settings.policy(),
-            metadata=metadata,
-            client=ClientIdentity(client_id=metadata.client_id, keys=settings.client_keys),
-            store=store if store is not None else open_store(settings.store_url),
-            vault=Vault(self._ring),
-            resolver=IdentityResolver(self._net, handle_resolver=handle_resolver),
-            discovery=Discovery(self._net),
-            timing=timing or RefreshTiming(),
-            on_login=on_login,
-        )
-        self._runtimes: WeakKeyDictionary[asyncio.AbstractEventLoop, Runtime] = WeakKeyDictionary()
-        self._lock = threading.Lock()
-        self._warned = False
-        #: Our routes, by name `atproto_oauth:login` and so on; the middleware dispatches these.
-        self.routes: list[Route] = Routes(self).build()
 
     def __repr__(self) -> str:
         return f"ATProtoOAuth(base_url={self.settings.base_url!r})"

@@ -22,7 +22,6 @@ import random
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from math import inf
@@ -37,45 +36,23 @@ from atproto_oauth_asgi.errors import (
     ClientKeyMissing,
     FetchError,
     LoginError,
-    RefreshFailed,
     ResolutionError,
-    SealBroken,
     StoreUnavailable,
 )
 from atproto_oauth_asgi.identity import IdentityResolver
+from atproto_oauth_asgi.lease import Hold, LeaseLost, Leases
 from atproto_oauth_asgi.live import Flight, LiveSession
 from atproto_oauth_asgi.net import Net
 from atproto_oauth_asgi.refresh_timing import RefreshTiming, milliseconds
 from atproto_oauth_asgi.revocation import Revoker
 from atproto_oauth_asgi.server_metadata import ServerMetadata
-from atproto_oauth_asgi.store import EndedReason, SessionRecord, Store
+from atproto_oauth_asgi.store import EndedReason, Store
 from atproto_oauth_asgi.tasks import Tasks
 from atproto_oauth_asgi.tokens import TokenResponse, Tokens
 
 log = logging.getLogger(__name__)
 
 _SECONDS = re.compile(r"[0-9]{1,9}")
-
-
-class LeaseLost(Exception):  # never leaves this module
-    """The row is not ours to refresh any more: nothing may be sent."""
-
-
-@dataclass(slots=True, kw_only=True)
-class Hold:
-    """One worker's hold on one version of one session."""
-
-    live: LiveSession
-    flight: Flight
-    version: int
-    owner: str
-    #: Attempts in the journal before this worker added its own.
-    attempts_before: int = 0
-    #: A mark was sent; whether it arrived is known when `marked` is true too.
-    marking: bool = False
-    marked: bool = False
-    #: When the last token request left, by the monotonic clock.
-    sent: float = 0.0
 
 
 class Refresher:
@@ -103,6 +80,7 @@ class Refresher:
         self._revoker = revoker
         self._timing = timing
         self._tasks = tasks
+        self._leases = Leases(store=store, timing=timing, tasks=tasks)
 
     def start(self, live: LiveSession) -> Flight:
         """Start a refresh, or join the one that is under way in this event loop."""
@@ -118,11 +96,13 @@ class Refresher:
             await self._refresh(hold)
         except StoreUnavailable:
             log.warning("refresh.store_unavailable", extra={"session": live.id, "did": live.did})
-            await self._give_back(hold, "The session store does not answer; nothing was lost.")
+            await self._leases.give_back(
+                hold, "The session store does not answer; nothing was lost."
+            )
         except Exception:
             # A defect must not keep a lease for its full length.
             log.exception("refresh.failed", extra={"session": live.id, "did": live.did})
-            await self._give_back(hold, "The refresh failed unexpectedly; the log says why.")
+            await self._leases.give_back(hold, "The refresh failed unexpectedly; the log says why.")
         finally:
             live.flight = None
             flight.serve()
@@ -130,13 +110,13 @@ class Refresher:
     async def _refresh(self, hold: Hold) -> None:
         live, timing = hold.live, self._timing
         await live.calls.drain(timing.drain, streams_timeout=max(0.0, live.remaining))
-        if not await self._acquire(hold):
+        if not await self._leases.acquire(hold):
             return
         record = await self._store.load_session(live.id)
         if record is None or record.version != hold.version or record.lease_owner != hold.owner:
-            self._adopt(live, record)
+            self._leases.adopt(live, record)
             return
-        self._adopt(live, record)
+        self._leases.adopt(live, record)
         hold.attempts_before = record.attempts
         server = await self._verify(hold)
         if server is None:
@@ -144,52 +124,6 @@ class Refresher:
         answer = await self._post(hold, server)
         if answer is not None:
             await self._conclude(hold, answer)
-
-    # --- Acquire -----------------------------------------------------------------------------
-
-    async def _acquire(self, hold: Hold) -> bool:
-        """Take the lease, or wait for whoever has it and adopt what they bring."""
-        live, timing = hold.live, self._timing
-        watch = _Watch(timing)
-        watched: tuple[str, int] | None = None
-        pause = timing.poll_first
-        give_up = time.monotonic() + timing.give_up
-        try_now = True
-        while time.monotonic() < give_up and not self._tasks.closing.is_set():
-            if try_now and await self._store.acquire_refresh(
-                live.id,
-                version=hold.version,
-                owner=hold.owner,
-                lease_ms=milliseconds(timing.lease),
-                watched=watched,
-            ):
-                return True
-            record = await self._store.load_session(live.id)
-            self._adopt(live, record)
-            if (
-                record is None
-                or record.status != "active"
-                or live.version != hold.version
-                or record.refresh_wait_ms > 0
-            ):
-                return False
-            watched = watch.see(record)
-            # A lease that runs is left alone: no write until the row can be ours.
-            try_now = watched is not None or _free(record)
-            if not (try_now and watched):
-                await asyncio.sleep(pause)
-                pause = min(pause * 1.1, timing.poll_longest)
-        return False
-
-    def _adopt(self, live: LiveSession, record: SessionRecord | None) -> None:
-        if record is None:
-            live.end("expired")
-            return
-        try:
-            live.adopt(record)
-        except SealBroken:
-            log.exception("session.seal_broken", extra={"session": live.id, "did": live.did})
-            raise
 
     # --- Verify ------------------------------------------------------------------------------
 
@@ -210,7 +144,7 @@ class Refresher:
                 live.end("reauth_required")
                 self._revoker.start(live, live.tokens)
             else:
-                self._adopt(live, await self._store.load_session(live.id))
+                self._leases.adopt(live, await self._store.load_session(live.id))
             return None
         return pds, server
 
@@ -243,15 +177,15 @@ class Refresher:
                         # Timed by `_await_post`: after a pause of the process every timer has
                         # run out, but the answer may already lie in the socket.
                         deadline=inf,
-                        before_send=lambda: self._mark(hold),
+                        before_send=lambda: self._leases.mark(hold),
                     )
                 )
                 result = await self._await_post(task)
                 if result is None or not result.nonce_wanted:
                     break
         except LeaseLost:
-            self._adopt(live, await self._store.load_session(live.id))
-            await self._give_back(hold, "Another worker took the refresh over.")
+            self._leases.adopt(live, await self._store.load_session(live.id))
+            await self._leases.give_back(hold, "Another worker took the refresh over.")
             return None
         except ClientKeyMissing as exc:
             await self._fail(hold, str(exc))
@@ -278,30 +212,6 @@ class Refresher:
             if not task.done():
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
-
-    async def _mark(self, hold: Hold) -> None:
-        """Announce the request that is about to leave; not a byte of it goes out otherwise."""
-        live, timing = hold.live, self._timing
-        # Thrice: a store that needs longer than the bound each time is in no state to refresh.
-        for _ in range(3):
-            monotonic, wall = time.monotonic(), time.time()
-            hold.marking = True
-            marked = await self._store.mark_refresh(
-                live.id,
-                version=hold.version,
-                owner=hold.owner,
-                lease_ms=milliseconds(timing.marked_lease),
-                first=not hold.marked,
-            )
-            if not marked:
-                raise LeaseLost
-            hold.marked = True
-            hold.sent = time.monotonic()
-            # Both clocks: one stands still while a machine sleeps, the other may be set.
-            if max(hold.sent - monotonic, abs(time.time() - wall)) <= timing.mark_to_send:
-                hold.flight.depart()
-                return
-        raise LeaseLost
 
     # --- Conclude ----------------------------------------------------------------------------
 
@@ -378,7 +288,7 @@ class Refresher:
                     # refusal of it will be told from a revocation by this.
                     await self._store.count_attempt(live.id, version=record.version)
                     record = await self._store.load_session(live.id)
-                self._adopt(live, record)
+                self._leases.adopt(live, record)
                 return
             reason: EndedReason = "lost_rotation" if record.attempts > 1 else "revoked"
             if await self._store.end_session(live.id, reason, version=hold.version):
@@ -394,29 +304,16 @@ class Refresher:
                     },
                 )
             else:
-                self._adopt(live, await self._store.load_session(live.id))
+                self._leases.adopt(live, await self._store.load_session(live.id))
 
-        await self._insist(judge)
+        await self._leases.insist(judge)
 
     async def _end(self, hold: Hold, reason: EndedReason) -> None:
         async def end() -> None:
             await self._store.end_session(hold.live.id, reason, version=hold.version)
 
-        await self._insist(end)
+        await self._leases.insist(end)
         hold.live.end(reason)
-
-    async def _insist(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Write down what happened, while the lease lasts, whatever the database does."""
-        deadline = time.monotonic() + self._timing.marked_lease
-        while True:
-            try:
-                await work()
-            except StoreUnavailable:
-                if self._tasks.closing.is_set() or time.monotonic() >= deadline:
-                    raise
-                await asyncio.sleep(self._timing.commit_again)
-            else:
-                return
 
     async def _fail(
         self,
@@ -438,38 +335,7 @@ class Refresher:
             "refresh.postponed",
             extra={"session": live.id, "did": live.did, "pause": round(pause, 3)},
         )
-        await self._give_back(hold, message, wait_ms=milliseconds(pause), unspent=unspent)
-
-    async def _give_back(
-        self, hold: Hold, message: str, *, wait_ms: int | None = None, unspent: bool = False
-    ) -> None:
-        """Let nobody wait any longer, then give the lease back, however long the store needs.
-
-        Until that is written this process starts no other refresh of the session.
-        """
-        hold.flight.error = RefreshFailed(message)
-        hold.flight.serve()
-        try:
-            await self._insist(lambda: self._release(hold, wait_ms=wait_ms, unspent=unspent))
-        except StoreUnavailable:
-            return
-
-    async def _release(self, hold: Hold, *, wait_ms: int | None, unspent: bool) -> None:
-        live = hold.live
-        if hold.marking and not hold.marked:
-            # The mark was not acknowledged, so nothing was sent; whether it is in the journal
-            # must be looked up, or a revocation later on would be called by the wrong name.
-            record = await self._store.load_session(live.id)
-            unspent = (
-                record is not None
-                and record.lease_owner == hold.owner
-                and record.attempts > hold.attempts_before
-            )
-        elif not hold.marked:
-            unspent = False
-        await self._store.release_refresh(
-            live.id, version=hold.version, owner=hold.owner, wait_ms=wait_ms, unspent=unspent
-        )
+        await self._leases.give_back(hold, message, wait_ms=milliseconds(pause), unspent=unspent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -477,46 +343,6 @@ class _Granted:
     result: ASAnswer
     pds: str
     metadata: ServerMetadata
-
-
-class _Watch:
-    """Watches a lease that ended with a token request announced and none concluded.
-
-    Its holder may be cut off from the database with the only live tokens in hand; it tries to
-    store them once a second. So the row must be seen unchanged over a *working* connection for a
-    while: time in which this worker could not look, or was paused itself, does not count.
-    """
-
-    def __init__(self, timing: RefreshTiming) -> None:
-        self._timing = timing
-        self._lease: tuple[str, int] | None = None
-        self._watched = 0.0
-        self._last = 0.0
-
-    def see(self, record: SessionRecord) -> tuple[str, int] | None:
-        """Take note of a row; return the lease to take over once it was watched for long enough."""
-        now = time.monotonic()
-        lease = _dead_lease(record)
-        if lease is None or lease != self._lease:
-            self._lease, self._watched = lease, 0.0
-        else:
-            self._watched += min(now - self._last, 2 * self._timing.poll_longest)
-        self._last = now
-        return lease if lease is not None and self._watched >= self._timing.watch else None
-
-
-def _dead_lease(record: SessionRecord) -> tuple[str, int] | None:
-    if record.lease_owner is None or record.lease_until is None or record.attempts == 0:
-        return None
-    over = record.lease_remaining_ms is not None and record.lease_remaining_ms <= 0
-    return (record.lease_owner, record.lease_until) if over else None
-
-
-def _free(record: SessionRecord) -> bool:
-    if record.lease_until is None:
-        return True
-    over = record.lease_remaining_ms is not None and record.lease_remaining_ms <= 0
-    return over and record.attempts == 0
 
 
 def _jti_reused(answer: ASAnswer) -> bool:

@@ -1,0 +1,212 @@
+"""Admit somebody: from tokens to a session row, by way of the app's `on_login`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from atproto_oauth_asgi.attempt import Attempt
+from atproto_oauth_asgi.cookies import new_secret
+from atproto_oauth_asgi.core import Core, Login
+from atproto_oauth_asgi.dpop import DPoPKey
+from atproto_oauth_asgi.errors import FetchError, PDSUnreachable, SealBroken, WrongAccount
+from atproto_oauth_asgi.identifiers import Did, Handle
+from atproto_oauth_asgi.identity import Identity
+from atproto_oauth_asgi.live import LiveSession
+from atproto_oauth_asgi.runtime import Runtime
+from atproto_oauth_asgi.sessions import ACCOUNTS, cookie_hash
+from atproto_oauth_asgi.store import BrowserLogin, NewSession, SessionFilter, SessionRecord
+from atproto_oauth_asgi.tokens import TokenResponse, Tokens
+from atproto_oauth_asgi.vault import Owner
+
+log = logging.getLogger(__name__)
+
+#: For the fresh look at the account that the tokens are for, in seconds.
+VERIFY_DEADLINE = 20.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """A login that has become a session."""
+
+    #: The browser's new cookie.
+    cookie: str = field(repr=False)
+    next: str
+    #: What `on_login` answered instead of the redirect to `next`.
+    response: Response | None = None
+
+
+async def verify(core: Core, sub: str, issuer: str) -> Identity:
+    """Look up, uncached, that the issuer may speak for the account (atproto OAuth: Identity)."""
+    try:
+        async with asyncio.timeout(VERIFY_DEADLINE):
+            identity = await core.resolver.resolve(sub, fresh=True)
+            server = await core.discovery.for_pds(identity.pds, fresh=True)
+    except TimeoutError as exc:
+        msg = "The account that the tokens are for could not be looked up in time."
+        raise PDSUnreachable(msg, identifier=sub) from exc
+    except FetchError as exc:
+        if exc.retryable:
+            raise PDSUnreachable(str(exc), identifier=sub) from exc
+        raise
+    if server.issuer != issuer:
+        msg = f"{issuer} gave tokens for {sub}, whose authorization server is another."
+        raise WrongAccount(msg)
+    return identity
+
+
+async def admit(
+    core: Core,
+    runtime: Runtime,
+    request: Request,
+    attempt: Attempt,
+    identity: Identity,
+    response: TokenResponse,
+    key: DPoPKey,
+    sent: float,
+    cookie: str | None,
+) -> tuple[str, Finished]:
+    """Ask the app, then make session row and cookie; return the session's id and the outcome.
+
+    Raises:
+        LoginRefused: the app turned the person away.
+        StoreUnavailable: the row could not be written.
+    """
+    owner = Owner(
+        session_id=secrets.token_urlsafe(16),
+        did=response.sub,
+        issuer=attempt.issuer,
+        client_id=attempt.client_id,
+    )
+    tokens = Tokens(
+        access_token=response.access_token,
+        refresh_token=response.refresh_token,
+        pds=identity.pds,
+    )
+    lifetime = core.settings.session_max_age
+
+    def row() -> NewSession:
+        return NewSession(
+            id=owner.session_id,
+            client_id=owner.client_id,
+            did=owner.did,
+            issuer=owner.issuer,
+            handle=identity.handle,
+            scope=response.scope,
+            pds=identity.pds,
+            client_kid=attempt.client_kid,
+            sealed_dpop_key=core.vault.seal_key(owner, key),
+            sealed_tokens=core.vault.seal_tokens(owner, tokens),
+            sealed_key=core.vault.key_id,
+            sent_ago_ms=round((time.monotonic() - sent) * 1000),
+            life_ms=response.life_ms,
+            refresh_after_ms=response.refresh_after_ms,
+            lifetime_ms=lifetime * 1000,
+        )
+
+    live = LiveSession(_record(row()), core.vault, shared_nonces=runtime.sessions.nonces)
+    live.saved = False
+    answer = None
+    if core.on_login is not None:
+        answer = await core.on_login(
+            Login(
+                did=Did(live.did),
+                handle=Handle(identity.handle) if identity.handle else None,
+                session=runtime.session(live),
+                request=request,
+                data=attempt.data,
+                next=attempt.next,
+            )
+        )
+    browser_id, replaced = await _browser(core, cookie, live.did, add=attempt.add)
+    new_cookie = new_secret()
+    await core.store.create_session(
+        row(),
+        browser=BrowserLogin(
+            id=browser_id, cookie_hash=cookie_hash(new_cookie), lifetime_ms=lifetime * 1000
+        ),
+        replaces=[record.id for record in replaced],
+    )
+    live.saved = True
+    live.browser_id = browser_id
+    runtime.sessions.keep(live)
+    if cookie is not None:
+        runtime.sessions.forget_cookie(cookie)
+    log.info(
+        "login.finished",
+        extra={"session": live.id, "did": live.did, "issuer": live.issuer},
+    )
+    for record in replaced:
+        _retire(runtime, record)
+    return live.id, Finished(cookie=new_cookie, next=attempt.next, response=answer)
+
+
+def _record(row: NewSession) -> SessionRecord:
+    """Return the row as it will be read back."""
+    return SessionRecord(
+        id=row.id,
+        browser_id=None,
+        client_id=row.client_id,
+        did=row.did,
+        issuer=row.issuer,
+        handle=row.handle,
+        scope=row.scope,
+        pds=row.pds,
+        client_kid=row.client_kid,
+        sealed_dpop_key=row.sealed_dpop_key,
+        sealed_tokens=row.sealed_tokens,
+        sealed_key=row.sealed_key,
+        version=1,
+        status="active",
+        ended_reason=None,
+        access_remaining_ms=row.life_ms - row.sent_ago_ms,
+        refresh_wait_ms=row.refresh_after_ms - row.sent_ago_ms,
+        remaining_ms=row.lifetime_ms,
+        lease_owner=None,
+        lease_until=None,
+        lease_remaining_ms=None,
+        attempts=0,
+        first_sent_ago_ms=None,
+        failures=0,
+        created_ago_ms=0,
+        refreshed_ago_ms=row.sent_ago_ms,
+        seen_ago_ms=0,
+    )
+
+
+async def _browser(
+    core: Core, cookie: str | None, did: str, *, add: bool
+) -> tuple[str, Sequence[SessionRecord]]:
+    """Return the id of the browser's row, new or not, and the sessions that this login replaces."""
+    loaded = await core.store.load(cookie_hash(cookie)) if cookie is not None else None
+    if loaded is None:
+        return secrets.token_urlsafe(16), []
+    active = loaded.session.id if loaded.session is not None else None
+    rows = await core.store.list_sessions(
+        SessionFilter(browser_id=loaded.browser_id), limit=ACCOUNTS
+    )
+    return loaded.browser_id, [
+        row
+        for row in rows
+        # The same account is never listed twice; without `add` the new login takes the place of
+        # the one that was active.
+        if row.status != "ended" and (row.did == did or (not add and row.id == active))
+    ]
+
+
+def _retire(runtime: Runtime, record: SessionRecord) -> None:
+    if runtime.sessions.unusable_reason(record) not in {None, "reauth_required"}:
+        return
+    try:
+        live = runtime.sessions.live(record)
+    except SealBroken:
+        return
+    live.end("replaced")
+    runtime.revoker.start(live, live.tokens)
