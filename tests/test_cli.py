@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import base64
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from importlib.metadata import EntryPoint, EntryPoints
+from pathlib import Path
+
+import pytest
+
+from atproto_oauth_asgi import cli
+from atproto_oauth_asgi.cli import FAILED, OK, USAGE, main
+
+
+@pytest.fixture
+def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    url = f"sqlite:///{tmp_path}/store.db"
+    monkeypatch.setenv("ATPROTO_OAUTH_STORE_URL", url)
+    return url
+
+
+@pytest.fixture
+def output(capsys: pytest.CaptureFixture[str]) -> pytest.CaptureFixture[str]:
+    return capsys
+
+
+def set_revision(tmp_path: Path, revision: str) -> None:
+    connection = sqlite3.connect(tmp_path / "store.db")
+    connection.execute("UPDATE atproto_oauth_alembic_version SET version_num = ?", [revision])
+    connection.commit()
+    connection.close()
+
+
+def test_tables_are_made_checked_and_named(url: str, output: pytest.CaptureFixture[str]) -> None:
+    assert main(["db", "current"]) == OK
+    assert output.readouterr().out == "none\n"
+
+    assert main(["db", "upgrade"]) == OK
+    assert "now at aoa_0001" in output.readouterr().out
+    assert main(["db", "upgrade"]) == OK
+    assert main(["db", "check"]) == OK
+    output.readouterr()
+
+    assert main(["db", "current"]) == OK
+    assert output.readouterr() == ("aoa_0001\n", "")
+
+
+def test_missing_tables_fail_the_check_and_name_the_command(
+    url: str, output: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["db", "check"]) == FAILED
+    shown = output.readouterr()
+    assert "atproto-oauth-asgi db upgrade" in shown.err
+    assert shown.out == ""
+
+
+def test_tables_that_are_behind_fail_the_check(
+    url: str, tmp_path: Path, output: pytest.CaptureFixture[str]
+) -> None:
+    main(["db", "upgrade"])
+    set_revision(tmp_path, "aoa_0000")
+
+    assert main(["db", "check"]) == FAILED
+    assert "behind aoa_0001" in output.readouterr().err
+
+
+def test_tables_that_are_newer_pass_the_check(
+    url: str, tmp_path: Path, output: pytest.CaptureFixture[str]
+) -> None:
+    main(["db", "upgrade"])
+    set_revision(tmp_path, "aoa_0999")
+
+    assert main(["db", "check"]) == OK
+    assert "newer" in output.readouterr().out
+
+
+def test_tables_that_differ_fail_the_check(
+    url: str, tmp_path: Path, output: pytest.CaptureFixture[str]
+) -> None:
+    main(["db", "upgrade"])
+    connection = sqlite3.connect(tmp_path / "store.db")
+    connection.execute("DROP INDEX ix_atproto_oauth_session_did")
+    connection.close()
+
+    assert main(["db", "check"]) == FAILED
+    assert "ix_atproto_oauth_session_did" in output.readouterr().err
+
+
+def test_a_url_on_the_command_line_comes_first(
+    url: str, tmp_path: Path, output: pytest.CaptureFixture[str]
+) -> None:
+    other = f"sqlite:///{tmp_path}/other.db"
+
+    assert main(["db", "upgrade", "--url", other]) == OK
+    assert main(["db", "check", "--url", other]) == OK
+    assert main(["db", "check"]) == FAILED
+
+
+def test_no_url_is_wrong_use(
+    monkeypatch: pytest.MonkeyPatch, output: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("ATPROTO_OAUTH_STORE_URL", raising=False)
+
+    assert main(["db", "upgrade"]) == USAGE
+    assert "ATPROTO_OAUTH_STORE_URL" in output.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--url", "nonsense://user:hunter2@host/d"],
+        ["--url", "hunter2"],
+        ["--url", "sqlite://"],
+        ["--schema", "auth"],
+    ],
+)
+def test_what_cannot_work_is_one_sentence(
+    url: str, arguments: list[str], output: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["db", "upgrade", *arguments]) == FAILED
+    error = output.readouterr().err
+    assert error.count("\n") == 1
+    assert "hunter2" not in error
+
+
+def test_a_folder_that_is_not_there_is_one_sentence(
+    tmp_path: Path, output: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["db", "upgrade", "--url", f"sqlite:///{tmp_path}/none/a.db"]) == FAILED
+    assert "check its folder" in output.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [[], ["db"], ["keys"], ["nonsense"], ["db", "drop"]])
+def test_wrong_use_is_status_two(arguments: list[str], output: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == USAGE
+    assert "usage:" in output.readouterr().err
+
+
+def test_a_secret_key_is_thirty_two_new_bytes(output: pytest.CaptureFixture[str]) -> None:
+    keys: set[bytes] = set()
+    for _ in range(2):
+        assert main(["secrets", "generate"]) == OK
+        text = output.readouterr().out.strip()
+        keys.add(base64.urlsafe_b64decode(text + "="))
+
+    assert [len(key) for key in keys] == [32, 32]
+
+
+def test_client_keys_are_a_private_key_set(output: pytest.CaptureFixture[str]) -> None:
+    assert main(["keys", "generate"]) == OK
+
+    (key,) = json.loads(output.readouterr().out)["keys"]
+    assert (key["kty"], key["crv"], key["alg"]) == ("EC", "P-256", "ES256")
+    assert key["d"]
+    assert key["kid"]
+
+
+def test_commands_that_do_not_load_are_left_out(
+    monkeypatch: pytest.MonkeyPatch, output: pytest.CaptureFixture[str]
+) -> None:
+    def entry_points(*, group: str) -> EntryPoints:
+        return EntryPoints([EntryPoint("db", "no_such_module:add_commands", group)])
+
+    monkeypatch.setattr(cli, "entry_points", entry_points)
+
+    assert main(["secrets", "generate"]) == OK
+    assert "no_such_module" in output.readouterr().err
+
+
+def test_the_program_runs_and_says_how_it_is_used(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    url = f"sqlite:///{tmp_path}/store.db"
+    program = [sys.executable, "-W", "error", "-m", "atproto_oauth_asgi.cli"]
+
+    done = subprocess.run(
+        [*program, "db", "upgrade", "--url", url],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "The tables are now at aoa_0001.\n"
