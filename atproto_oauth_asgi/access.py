@@ -54,6 +54,10 @@ class Place:
         query: bytes = self._scope.get("query_string", b"")
         return base + (path or "/") + (f"?{query.decode('latin-1')}" if query else "")
 
+    def prepare(self, error: RequestError) -> None:
+        """Fill in the answer of an error that a session of this request raised."""
+        prepare(error, HTTPConnection({**self._scope, **self.as_scope()}))
+
     def as_scope(self) -> dict[str, object]:
         """Return the entry of a scope that makes this place known."""
         return {_PLACE: self}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from starlette.requests import HTTPConnection, Request
+from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from atproto_oauth_asgi.access import Place, attach, error_response, prepare, route_path
+from atproto_oauth_asgi.access import Place, attach, error_response, route_path
 from atproto_oauth_asgi.cross_site import may_attach
 from atproto_oauth_asgi.errors import ATProtoOAuthError, ConfigurationError, StoreUnavailable
 from atproto_oauth_asgi.lifespan import Lifespan
@@ -34,6 +34,7 @@ class ATProtoOAuthMiddleware:
         self.app = app
         self.oauth = oauth
         base = oauth.settings.base_path
+        self._read_cookie = oauth.cookies.read_session
         self._ours: dict[str, Route] = {}
         for route in oauth.routes:
             # A proxy may take BASE_URL's path off, say so in `root_path`, or pass it on.
@@ -53,7 +54,7 @@ class ATProtoOAuthMiddleware:
         if kind == "http" and (route := self._ours.get(path)) is not None:
             await self._answer(route, {**scope, **place.as_scope()}, receive, send)
             return
-        cookie = self.oauth.cookies.read_session(scope["headers"])
+        cookie = self._read_cookie(scope["headers"])
         if cookie is None:
             await self._call(attach(scope, None, place), receive, send, place)
             return
@@ -86,8 +87,7 @@ class ATProtoOAuthMiddleware:
             flight = runtime.upkeep.begin(live)
             if flight is not None and not runtime.owners:
                 await runtime.upkeep.settle(flight)
-        conn = HTTPConnection({**scope, **place.as_scope()})
-        return runtime.session(live, lambda error: prepare(error, conn)), runtime
+        return runtime.session(live, place.prepare), runtime
 
     async def _call(self, scope: Scope, receive: Receive, send: Send, place: Place) -> None:
         started = False

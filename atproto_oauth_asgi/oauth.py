@@ -106,8 +106,10 @@ class ATProtoOAuth:
             on_login=on_login,
         )
         self._runtimes: WeakKeyDictionary[asyncio.AbstractEventLoop, Runtime] = WeakKeyDictionary()
+        # Most apps have one loop; looking in the weak dictionary costs more than the rest.
+        self._last: tuple[asyncio.AbstractEventLoop | None, Runtime | None] = (None, None)
         self._lock = threading.Lock()
-        self._warned = False
+        self._opened_before = False
         #: Our routes, by name `atproto_oauth:login` and so on; the middleware dispatches these.
         self.routes: list[Route] = Routes(self).build()
 
@@ -174,20 +176,24 @@ class ATProtoOAuth:
             return runtime
         async with runtime.opening:
             if not runtime.opened:
-                if not self._own_store:
+                if not self._opened_before and not self._own_store:
                     await embedded.prepare(self.settings)
                 await self.core.store.open()
-                if not self._own_store:
+                if not self._opened_before and not self._own_store:
                     await embedded.check_keys(self.settings, self.core.store, self._ring)
-                runtime.opened = True
-                if not runtime.owners and not self._warned:
-                    self._warned = True
+                if not self._opened_before and not runtime.owners:
+                    # Nothing will drain a refresh at the end: add the middleware where it sees
+                    # lifespan, or use `async with oauth`.
                     log.warning("oauth.no_lifespan", extra={"base_url": self.settings.base_url})
+                runtime.opened = self._opened_before = True
         return runtime
 
     def runtime(self) -> Runtime:
         """Return what the running event loop owns."""
         loop = asyncio.get_running_loop()
+        last, runtime = self._last
+        if last is loop and runtime is not None:
+            return runtime
         runtime = self._runtimes.get(loop)
         if runtime is None:
             core = self.core
@@ -202,6 +208,7 @@ class ATProtoOAuth:
             )
             with self._lock:
                 self._runtimes[loop] = runtime
+        self._last = (loop, runtime)
         return runtime
 
     def running(self) -> Runtime | None:
@@ -214,6 +221,7 @@ class ATProtoOAuth:
             await runtime.aclose()
             with self._lock:
                 self._runtimes.pop(asyncio.get_running_loop(), None)
+                self._last = (None, None)
 
     def _net(self) -> Net:
         return self.runtime().net

@@ -36,6 +36,8 @@ class OAuthSession:
     a stream or a job never holds an old one.
     """
 
+    __slots__ = ("_auth", "_client", "_end", "_live", "_prepare", "_upkeep")
+
     def __init__(
         self,
         live: LiveSession,
@@ -48,11 +50,19 @@ class OAuthSession:
         self._live = live
         self._client = client
         self._end = end
-        #: Authenticates requests of the app's own `httpx.AsyncClient` to this PDS.
-        self.auth = SessionAuth(live, upkeep, prepare)
+        self._upkeep = upkeep
+        self._prepare = prepare
+        self._auth: SessionAuth | None = None
 
     def __repr__(self) -> str:
         return f"OAuthSession(did={self.did!r}, handle={self.handle!r}, id={self.id!r})"
+
+    @property
+    def auth(self) -> SessionAuth:
+        """Return what authenticates requests of the app's own `httpx.AsyncClient` to this PDS."""
+        if self._auth is None:
+            self._auth = SessionAuth(self._live, self._upkeep, self._prepare)
+        return self._auth
 
     @property
     def id(self) -> str:
