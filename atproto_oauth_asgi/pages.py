@@ -19,14 +19,16 @@ body{margin:0;min-height:100vh;display:grid;place-items:center;background:var(--
 color:var(--ink);font:16px/1.5 system-ui,sans-serif;padding:1rem}
 main{width:100%;max-width:25rem;background:var(--card);border:1px solid var(--line);
 border-radius:.9rem;padding:2rem;box-shadow:0 1px 3px #0001}
-h1{font-size:1.35rem;line-height:1.25;margin:0 0 .4rem}
+h1{font-size:1.35rem;line-height:1.25;margin:0 0 1rem;overflow-wrap:anywhere}
 p{margin:0 0 1.2rem;color:var(--soft)}
+.back{margin:1.2rem 0 0;text-align:center;font-size:.9rem}
 label{display:block;font-weight:600;margin-bottom:.35rem}
 input[type=text]{width:100%;font:inherit;color:inherit;background:transparent;
 padding:.65rem .8rem;border:1px solid var(--line);border-radius:.55rem}
 input:focus-visible,button:focus-visible,a:focus-visible{outline:3px solid var(--blue);
 outline-offset:2px}
-small{display:block;margin:.45rem 0 1.2rem;color:var(--soft)}
+input::placeholder{color:var(--soft);opacity:1}
+small{display:block;margin:.6rem 0 1.2rem;color:var(--soft)}
 button,.button{display:block;width:100%;font:inherit;font-weight:600;text-align:center;
 text-decoration:none;color:var(--card);background:var(--blue);border:0;border-radius:.55rem;
 padding:.7rem 1rem;cursor:pointer}
@@ -41,6 +43,7 @@ def login_page(
     *,
     action: str,
     app: str,
+    home: str,
     hidden: Mapping[str, str],
     identifier: str = "",
     sentence: str | None = None,
@@ -53,6 +56,7 @@ def login_page(
     Args:
         action: Where the form is posted.
         app: What the site is called.
+        home: Where somebody goes who does not want to sign in.
         hidden: Fields that the form carries along.
         identifier: What is filled in, or to be confirmed.
         sentence: What went wrong before, if anything.
@@ -69,7 +73,7 @@ def login_page(
         ask = (
             f"<p>Continue as <b>{escape(identifier)}</b>?</p>"
             f'<input type="hidden" name="identifier" value="{escape(identifier)}">'
-            "<button>Continue</button>"
+            "<button autofocus>Continue</button>"
         )
     else:
         ask = (
@@ -82,14 +86,14 @@ def login_page(
         )
     body = (
         f"<h1>Sign in to {escape(app)}</h1>{alert}"
-        f'<form method="post" action="{escape(action)}">{fields}{ask}</form>'
+        f'<form method="post" action="{escape(action)}">{fields}{ask}</form>{_back(home, app)}'
     )
     return page("Sign in", body, status=status, loopback=loopback)
 
 
-def message_page(title: str, sentence: str, *, status: int) -> HTMLResponse:
-    """Return a page with one sentence."""
-    body = f'<h1>{escape(title)}</h1><p role="alert">{escape(sentence)}</p>'
+def message_page(title: str, sentence: str, *, home: str, status: int) -> HTMLResponse:
+    """Return a page with one sentence, and a link to the site."""
+    body = f'<h1>{escape(title)}</h1><p role="alert">{escape(sentence)}</p>{_back(home, _host(home))}'
     return page(title, body, status=status)
 
 
@@ -130,3 +134,11 @@ def page(
             "x-frame-options": "DENY",
         },
     )
+
+
+def _back(home: str, name: str) -> str:
+    return f'<p class="back"><a href="{escape(home)}">Back to {escape(name)}</a></p>'
+
+
+def _host(url: str) -> str:
+    return url.partition("://")[2].partition("/")[0]

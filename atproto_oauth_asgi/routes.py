@@ -62,7 +62,8 @@ class Routes:
         ]
         routes: list[Route] = []
         for path, name, endpoint, methods in table:
-            route = Route(path, _answering(endpoint), methods=methods, name=f"atproto_oauth:{name}")
+            answering = _answering(endpoint, home=self._settings.base_url)
+            route = Route(path, answering, methods=methods, name=f"atproto_oauth:{name}")
             if name == "callback" and route.methods is not None:
                 # Starlette adds HEAD to GET; a link preview must not use the attempt up.
                 route.methods.discard("HEAD")
@@ -171,6 +172,7 @@ class Routes:
         return login_page(
             action=f"{settings.base_url}{settings.prefix}/login",
             app=settings.client_name or settings.origin.partition("://")[2],
+            home=settings.base_url,
             hidden=carried,
             identifier=identifier[:2048],
             sentence=sentence,
@@ -200,6 +202,7 @@ class Routes:
                 "This page was opened under another address",
                 f"Open {settings.base_url} instead. If that is what you did, a proxy in front of"
                 " this site changes the Host header; it must pass it on unchanged.",
+                home=settings.base_url,
                 status=421,
             )
         query = urlencode([*request.query_params.multi_items(), (_MOVED, "1")])
@@ -297,7 +300,7 @@ _CARRIED = ("next", "scope", "prompt", "add")
 _TRUE = frozenset({"1", "true", "on", "yes"})
 
 
-def _answering(endpoint: Endpoint) -> Endpoint:
+def _answering(endpoint: Endpoint, *, home: str) -> Endpoint:
     """Return the endpoint with errors of ours turned into their answers."""
 
     async def answering(request: Request) -> Response:
@@ -308,7 +311,7 @@ def _answering(endpoint: Endpoint) -> Endpoint:
         except ATProtoOAuthError as exc:
             if not (is_page(request) or _wants_page(request)):
                 return _json_error(exc)
-            return message_page("That did not work", exc.sentence, status=exc.status)
+            return message_page("That did not work", exc.sentence, home=home, status=exc.status)
 
     return answering
 

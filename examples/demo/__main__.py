@@ -109,7 +109,8 @@ def bind() -> list[socket.socket]:
 def greeting(url: str, accounts: Sequence[tuple[str, str]]) -> str:
     lines = ["", f"  The demo is at   {url}", ""]
     if accounts:
-        lines += [f"  Sign in as       {handle}  password {word}" for handle, word in accounts]
+        width = max(len(handle) for handle, _ in accounts)
+        lines += [f"  Sign in as       {one:{width}}  password {word}" for one, word in accounts]
     else:
         lines += ["  Sign in with an account of yours. What you post there is real."]
     return "\n".join([*lines, "", "  Ctrl-C stops it.", ""])
@@ -127,15 +128,17 @@ def serve(name: str, sockets: list[socket.socket]) -> None:
         place = stack.enter_context(_NETWORKS[name]())
         settings |= place.environment
         oauth = ATProtoOAuth.from_env({**DEFAULTS, **os.environ, **settings})
-        accounts = [f"{handle}, password {word}" for handle, word in place.accounts]
-        config = uvicorn.Config(
-            make_app(oauth, accounts=accounts), log_level="warning", timeout_graceful_shutdown=3
-        )
+        app = make_app(oauth, accounts=place.accounts)
+        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3)
         server = _Server(config)
         server.greeting = greeting(url, place.accounts)
         server.run(sockets=sockets)
         if not server.started:
             sys.exit(1)
+
+
+def _stop(_signal: int, _frame: object) -> None:
+    sys.exit(0)
 
 
 def main() -> None:
@@ -146,7 +149,7 @@ def main() -> None:
     handler.setFormatter(_Reasons("%(levelname)s %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     # uvicorn passes the signal on after it has stopped; everything else stops then too.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    signal.signal(signal.SIGTERM, _stop)
     try:
         serve(name, bind())
     except ATProtoOAuthError as exc:

@@ -30,8 +30,11 @@ h2{font-size:1.05rem;margin:0 0 .75rem}
 p{margin:.5rem 0 0}
 .soft,small{color:var(--soft)}
 label{display:block;font-weight:600;margin:1.25rem 0 .35rem}
+h2 label{margin:0}
 input[type=text],textarea{width:100%;font:inherit;color:inherit;background:transparent;
 padding:.65rem .8rem;border:1px solid var(--line);border-radius:.55rem}
+::placeholder{color:var(--soft);opacity:1}
+.note{margin-top:1rem;font-size:.875rem}
 textarea{min-height:5.5rem;resize:vertical;display:block}
 button{font:inherit;font-weight:600;color:var(--on);background:var(--blue);border:1px solid
 var(--blue);border-radius:.55rem;padding:.6rem 1.1rem;cursor:pointer}
@@ -70,11 +73,17 @@ class Post:
 
 
 def welcome_page(
-    oauth: ATProtoOAuth, *, accounts: Sequence[str] = (), problem: str | None = None
+    oauth: ATProtoOAuth,
+    *,
+    accounts: Sequence[tuple[str, str]] = (),
+    problem: str | None = None,
 ) -> HTMLResponse:
     """Return the page for somebody who is not signed in."""
-    example = accounts[0].partition(" ")[0] if accounts else "you.bsky.social"
-    try_these = "".join(f"<li><code>{escape(account)}</code></li>" for account in accounts)
+    example = accounts[0][0] if accounts else "you.bsky.social"
+    try_these = "".join(
+        f"<li><code>{escape(handle)}</code> with password <code>{escape(password)}</code></li>"
+        for handle, password in accounts
+    )
     body = f"""{_alert(problem)}
 <section>
 <h1>Post to your own server</h1>
@@ -93,8 +102,8 @@ stays there.</p>
     if accounts:
         body += (
             "<section><h2>Accounts to try</h2>"
-            f"<ol>{try_these}</ol><p><small>They are made up, and live on a small network beside"
-            " this page. Nothing leaves your computer.</small></p></section>"
+            f'<ol>{try_these}</ol><p class="note soft">They are made up and live on servers beside'
+            " this page. Nothing leaves your computer.</p></section>"
         )
     return _page(oauth, "Sign in", body)
 
@@ -135,7 +144,7 @@ def home_page(
     if may_post:
         body += f"""<section>
 <form method="post" action="{escape(oauth.settings.base_url)}/post">
-<h2><label class="title" for="text">New post</label></h2>
+<h2><label for="text">New post</label></h2>
 <textarea id="text" name="text" required maxlength="300"
  placeholder="What is going on?">{escape(text)}</textarea>
 <div class="row"><small>Up to 300 characters</small><button>Post</button></div>

@@ -43,12 +43,12 @@ class BadInput(ValueError):
     """Says in a sentence what is wrong with what was sent."""
 
 
-def make_app(oauth: ATProtoOAuth, *, accounts: Sequence[str] = ()) -> Starlette:
+def make_app(oauth: ATProtoOAuth, *, accounts: Sequence[tuple[str, str]] = ()) -> Starlette:
     """Return the demo.
 
     Args:
         oauth: Who logs people in.
-        accounts: What the welcome page tells a newcomer about accounts to try.
+        accounts: Handle and password of accounts that the welcome page offers to try.
     """
 
     async def home(request: Request) -> Response:
