@@ -130,7 +130,7 @@ def test_a_folder_that_is_not_there_is_one_sentence(
     tmp_path: Path, output: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["db", "upgrade", "--url", f"sqlite:///{tmp_path}/none/a.db"]) == FAILED
-    assert "check its folder" in output.readouterr().err
+    assert "make the folder" in output.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [[], ["db"], ["keys"], ["nonsense"], ["db", "drop"]])

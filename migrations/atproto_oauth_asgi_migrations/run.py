@@ -22,6 +22,7 @@ from atproto_oauth_asgi_migrations.environment import include_name_in
 from atproto_oauth_asgi_stores.engines import own_engines
 from atproto_oauth_asgi_stores.failures import driver_errors_translated
 from atproto_oauth_asgi_stores.tables import PREFIX, VERSION_TABLE, metadata_for
+from atproto_oauth_asgi_stores.urls import refuse_missing_folder
 
 Result = TypeVar("Result")
 
@@ -130,6 +131,7 @@ async def on_url(
         StoreUnavailable: the database does not answer.
     """
     engines = own_engines(url, schema=schema)
+    refuse_missing_folder(url)
     try:
         with driver_errors_translated():
             async with engines.writer.begin() as connection:

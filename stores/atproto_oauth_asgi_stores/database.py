@@ -23,6 +23,7 @@ from atproto_oauth_asgi_stores.engines import (
 )
 from atproto_oauth_asgi_stores.failures import driver_errors_translated
 from atproto_oauth_asgi_stores.tables import SCHEMA_HEAD, VERSION_TABLE, tables_in
+from atproto_oauth_asgi_stores.urls import refuse_missing_folder
 
 _log = logging.getLogger("atproto_oauth_asgi.store")
 Result = TypeVar("Result")
@@ -58,6 +59,7 @@ class Database:
             url = url_or_engine
             # Made once here, so that a mistake in the URL is found where it was written.
             own_engines(url, schema=schema)
+            refuse_missing_folder(url)
             self._own = LoopEngines(lambda: own_engines(url))
 
     async def engines(self) -> Engines:

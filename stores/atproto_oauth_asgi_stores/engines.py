@@ -7,9 +7,9 @@ import threading
 import weakref
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, cast
 
-from sqlalchemy import Connection, event
+from sqlalchemy import AdaptedConnection, Connection, event
 from sqlalchemy.engine import URL
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
@@ -27,7 +27,7 @@ SQLITE_READERS = 4
 
 
 class _Stoppable(Protocol):
-    def stop(self) -> object: ...
+    def stop(self) -> asyncio.Future[object] | None: ...
 
 
 def _no_threads() -> weakref.WeakSet[_Stoppable]:
@@ -48,10 +48,12 @@ class Engines:
         await self.writer.dispose()
         await self.reader.dispose()
 
-    def abandon(self) -> None:
+    async def abandon(self) -> None:
         """Let go of connections whose event loop is closed: nothing of theirs can be awaited."""
-        for connection in list(self.threads):
-            connection.stop()
+        stopped = [connection.stop() for connection in list(self.threads)]
+        ends = [end for end in stopped if end is not None]
+        if ends:
+            await asyncio.wait(ends, timeout=LOCK_TIMEOUT)
         for engine in (self.writer, self.reader):
             engine.sync_engine.dispose(close=False)
 
@@ -115,19 +117,29 @@ def _sqlite_engines(url: URL) -> Engines:
     )
     engines = Engines(reader=reader, writer=writer)
 
-    def prepare_writer(connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
-        engines.threads.add(record.driver_connection)  # type: ignore[arg-type]  # aiosqlite's
+    def driver_of(connection: DBAPIConnection) -> _Stoppable:
+        adapted = cast("AdaptedConnection", connection)
+        return cast("_Stoppable", adapted.driver_connection)
+
+    def prepare(connection: DBAPIConnection, *pragmas: str) -> None:
+        engines.threads.add(driver_of(connection))
         cursor = connection.cursor()
-        cursor.execute("PRAGMA foreign_keys = ON")
-        # NORMAL would lose the last commits with the power, and with them refresh tokens that
-        # nobody else has: such a session is dead.
-        cursor.execute("PRAGMA synchronous = FULL")
-        cursor.execute("PRAGMA journal_mode")
-        if cursor.fetchone() != ("wal",):
-            prefer_wal(connection)
+        try:
+            for pragma in pragmas:
+                cursor.execute(f"PRAGMA {pragma}")
+        except BaseException:
+            # The pool forgets a connection that fails here without closing it.
+            connection.close()
+            raise
         cursor.close()
 
-    def prefer_wal(connection: DBAPIConnection) -> None:
+    def prepare_reader(connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:
+        prepare(connection, "query_only = ON")
+
+    def prepare_writer(connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:
+        # NORMAL would lose the last commits with the power, and with them refresh tokens that
+        # nobody else has: such a session is dead.
+        prepare(connection, "foreign_keys = ON", "synchronous = FULL", "schema_version")
         cursor = connection.cursor()
         try:
             cursor.execute("PRAGMA journal_mode = WAL")
@@ -137,16 +149,15 @@ def _sqlite_engines(url: URL) -> Engines:
         finally:
             cursor.close()
 
-    def prepare_reader(connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
-        engines.threads.add(record.driver_connection)  # type: ignore[arg-type]  # aiosqlite's
-        cursor = connection.cursor()
-        cursor.execute("PRAGMA query_only = ON")
-        cursor.close()
-
     def begin_immediate(connection: Connection) -> None:
         # A deferred transaction that reads first cannot wait for its turn to write.
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
+    def forget(connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:
+        engines.threads.discard(driver_of(connection))
+
+    for engine in (writer, reader):
+        event.listen(engine.sync_engine, "close", forget)
     event.listen(writer.sync_engine, "connect", prepare_writer)
     event.listen(writer.sync_engine, "begin", begin_immediate)
     event.listen(reader.sync_engine, "connect", prepare_reader)
@@ -173,7 +184,11 @@ async def _dispose_at_the_end(engines: Engines) -> AsyncGenerator[None]:
     try:
         yield
     finally:
-        await engines.dispose()
+        try:
+            await engines.dispose()
+        finally:
+            with _kept_lock:
+                _kept.difference_update([one for one in _kept if one.engines is engines])
 
 
 class LoopEngines:
@@ -203,10 +218,10 @@ class LoopEngines:
             for ended in [old for old in self._held if old.is_closed()]:
                 del self._held[ended]
             self._held[loop] = kept
-        for old in dead:
-            old.engines.abandon()
         # The first step waits for nothing, so no other task gets in between.
         await anext(kept.until_the_end)
+        for old in dead:
+            await old.engines.abandon()
         return engines
 
     async def aclose(self) -> None:
@@ -215,8 +230,4 @@ class LoopEngines:
             held = self._held.pop(asyncio.get_running_loop(), None)
         if held is None:
             return
-        try:
-            await held.until_the_end.aclose()
-        finally:
-            with _kept_lock:
-                _kept.discard(held)
+        await held.until_the_end.aclose()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -47,3 +49,20 @@ def parse_url(url: str | URL, *, schema: str | None = None) -> URL:
     if is_sqlite(parsed) and schema is not None:
         raise ConfigurationError("SQLite has no schemas; leave the schema out.")
     return parsed
+
+
+def refuse_missing_folder(url: str | URL) -> None:
+    """Find out early that an SQLite file has no place to be.
+
+    Raises:
+        ConfigurationError: the folder is not there, or the file's name is a folder's.
+    """
+    parsed = parse_url(url)
+    name = parsed.database or ""
+    if not is_sqlite(parsed) or name.startswith("file:"):
+        return
+    if Path(name).is_dir() or not Path(name).parent.is_dir():
+        raise ConfigurationError(
+            f"The store URL names the SQLite file {name!r}, whose folder is not there or which is "
+            "a folder itself; make the folder or correct the URL."
+        )

@@ -133,12 +133,22 @@ async def test_a_readonly_database_is_unavailable_and_says_so(store: SQLStore) -
         await store.put(one_time())
 
 
-async def test_a_missing_folder_is_unavailable_and_says_so(tmp_path: Path) -> None:
-    store = SQLStore(f"sqlite:///{tmp_path}/none/store.db")
+@pytest.mark.parametrize("name", ["none/store.db", "."])
+def test_a_missing_folder_is_found_at_once(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigurationError, match="make the folder"):
+        SQLStore(f"sqlite:///{tmp_path}/{name}")
+
+
+async def test_a_folder_that_goes_away_is_unavailable_and_says_so(tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    store = SQLStore(f"sqlite:///{tmp_path}/gone/store.db")
+    (tmp_path / "gone").rmdir()
 
     with pytest.raises(StoreUnavailable, match="folder"):
         await store.open()
     await store.aclose()
+    # The driver's thread answers a failed connection once more, after nobody listens.
+    await asyncio.to_thread(wait_until, lambda: threads_of_drivers() == 0)
 
 
 async def test_another_file_is_unavailable_and_says_so(tmp_path: Path) -> None:
@@ -147,7 +157,10 @@ async def test_another_file_is_unavailable_and_says_so(tmp_path: Path) -> None:
 
     with pytest.raises(StoreUnavailable, match="not an SQLite database"):
         await store.open()
+    with pytest.raises(StoreUnavailable, match="not an SQLite database"):
+        await store.put(one_time())
     await store.aclose()
+    gc.collect()
 
 
 async def test_missing_tables_name_the_command(tmp_path: Path) -> None:
@@ -286,7 +299,7 @@ def test_event_loops_after_one_another_share_a_store(path: Path) -> None:
         return [one is not None and one.first for one in found]
 
     assert asyncio.run(consume_all()) == [True, True, True]
-    assert threads_of_drivers() == 0
+    wait_until(lambda: threads_of_drivers() == 0)
 
 
 def test_a_loop_closed_without_shutdown_leaks_nothing(path: Path) -> None:
@@ -327,7 +340,7 @@ def test_threads_with_loops_of_their_own_share_a_store(path: Path) -> None:
         thread.join()
 
     assert sorted(firsts) == [False] * 19 + [True]
-    assert threads_of_drivers() == 0
+    wait_until(lambda: threads_of_drivers() == 0)
 
 
 def test_a_store_that_is_dropped_warns_of_nothing(path: Path) -> None:
@@ -337,7 +350,7 @@ def test_a_store_that_is_dropped_warns_of_nothing(path: Path) -> None:
 
     asyncio.run(use(lambda store: store.check()))
     gc.collect()
-    assert threads_of_drivers() == 0
+    wait_until(lambda: threads_of_drivers() == 0)
 
 
 def test_a_loop_that_ends_in_the_middle_of_work_leaks_nothing(path: Path) -> None:
