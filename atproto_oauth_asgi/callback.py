@@ -117,6 +117,12 @@ async def finish_login(
     consumed = await core.store.consume(key_hash, kind=KIND)
     if consumed is None or not _bound(consumed, browser_secret):
         # Who cannot show the browser's secret learns nothing, and the attempt is gone.
+        if consumed is not None and consumed.first:
+            # The browser that began it must not wait for an outcome that never comes.
+            with contextlib.suppress(StoreUnavailable):
+                await core.store.record_outcome(
+                    key_hash, json.dumps({"error": InvalidCallback.code})
+                )
         raise CallbackFailed(InvalidCallback())
     if consumed.expired:
         raise CallbackFailed(LoginExpired())

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Unpack
+from urllib.parse import parse_qs, urlsplit
 
 import httpx
 from starlette.applications import Starlette
@@ -20,8 +22,13 @@ from atproto_oauth_asgi.environment import SettingsOptions
 from atproto_oauth_asgi.refresh_timing import RefreshTiming
 from atproto_oauth_asgi.store import Store
 from atproto_oauth_asgi.testing import Network
+from atproto_oauth_asgi.testing.authorization_requests import AuthorizationRequest
 
 BASE_URL = "https://app.birdsong.dev"
+#: What a browser says when the person opens a page.
+PAGE = {"accept": "text/html", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
+#: What it says when a script of the page asks.
+SCRIPT = {"accept": "application/json", "sec-fetch-mode": "cors", "sec-fetch-site": "same-origin"}
 
 #: The defaults, a fiftieth as long.
 QUICK = RefreshTiming(
@@ -86,6 +93,50 @@ class World:
 
     async def logout(self) -> httpx.Response:
         return await self.browser.post("/oauth/logout", headers={"origin": self.origin})
+
+    async def approved(self, identifier: str = "alice.test", **form: str) -> str:
+        """Begin a login and approve it; return the callback URL, not opened yet."""
+        begun = await self.begin(identifier, **form)
+        assert begun.status_code == 303, begun.text
+        return self.network.approve(begun.headers["location"], identifier)
+
+    def pushed(self, authorize_url: str) -> AuthorizationRequest:
+        """Return what was pushed to the authorization server of an authorization URL."""
+        query = {
+            name: values[0] for name, values in parse_qs(urlsplit(authorize_url).query).items()
+        }
+        for host in self.network.hosts:
+            if authorize_url.startswith(f"{host.origin}/"):
+                requests = host.authorization_server.requests
+                return requests.open(query["request_uri"], query["client_id"])
+        raise AssertionError("not an authorization URL of this network")
+
+    async def settled(self) -> None:
+        """Wait until nothing goes on in the background any more."""
+        async with asyncio.timeout(10):
+            while tasks := self.oauth.runtime().tasks.running():
+                await asyncio.wait(tasks)
+
+    async def revoked(self) -> bool:
+        """Say whether every token that was given out has been revoked, by our own request."""
+        await self.settled()
+        revocations = self.network.log.of("revoke")
+        return not self.network.sessions() and any(one.session_id for one in revocations)
+
+    async def who(self, **headers: str) -> str | None:
+        """Return the DID that a page of the app sees."""
+        answer = await self.browser.get("/who", headers={**PAGE, **headers})
+        assert answer.status_code == 200, answer.text
+        did: str | None = answer.json()["did"]
+        return did
+
+    def did(self, identifier: str = "alice.test") -> str:
+        return self.network.account(identifier).did
+
+    @property
+    def cookie(self) -> str | None:
+        """Return the session cookie that the browser holds."""
+        return self.browser.cookies.get(self.oauth.cookies.session)
 
     @property
     def origin(self) -> str:

@@ -1,0 +1,509 @@
+from __future__ import annotations
+
+import asyncio
+import time
+from urllib.parse import urlencode
+
+import httpx
+import pytest
+from starlette.responses import PlainTextResponse, Response
+
+from atproto_oauth_asgi import Login, LoginRefused
+from atproto_oauth_asgi.testing import Network
+from tests.app.faulty_store import FaultyStore
+from tests.app.world import BASE_URL, PAGE, World, world
+
+pytestmark = pytest.mark.anyio
+
+GENERIC = "This sign-in link is not valid here. Please start again."
+
+
+def changed(callback: str, **parameters: str | None) -> str:
+    """Return a callback URL with parameters replaced, or left out for None."""
+    url = httpx.URL(callback)
+    kept = {**dict(url.params), **parameters}
+    given = {name: value for name, value in kept.items() if value is not None}
+    return str(url.copy_with(query=urlencode(given).encode()))
+
+
+async def used_up(here: World, callback: str) -> bool:
+    """Say whether the right callback in the right browser does not work any more."""
+    answer = await here.browser.get(callback)
+    return answer.status_code == 400 and not here.network.token_requests()
+
+
+@pytest.mark.spec("G8")
+async def test_the_answer_keeps_code_and_state_from_others() -> None:
+    async with world() as here:
+        back = await here.login(next="/who")
+
+        assert back.status_code == 303
+        assert back.headers["location"] == f"{BASE_URL}/who"
+        assert back.headers["cache-control"] == "no-store"
+        assert back.headers["referrer-policy"] == "no-referrer"
+
+
+@pytest.mark.spec("G6")
+async def test_cancelling_leads_back_with_a_sentence_and_signs_nobody_in() -> None:
+    async with world() as here:
+        begun = await here.begin()
+        back = await here.browser.get(here.network.deny(begun.headers["location"]))
+
+        assert back.status_code == 400
+        assert "Signing in was cancelled." in back.text
+        assert 'value="alice.test"' in back.text
+        assert back.headers["referrer-policy"] == "no-referrer"
+        assert here.cookie is None
+
+
+@pytest.mark.spec("G6")
+async def test_the_servers_words_are_never_shown() -> None:
+    async with world() as here:
+        callback = here.network.deny((await here.begin()).headers["location"])
+        back = await here.browser.get(
+            changed(
+                callback,
+                error="<script>alert(1)</script>",
+                error_description="<b>call 0900</b>",
+                error_uri="https://evil.example",
+            )
+        )
+
+        assert back.status_code == 502
+        for text in ("script", "0900", "evil.example"):
+            assert text not in back.text.replace("<style>", "")
+
+
+@pytest.mark.spec("G6")
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        ("login_required", "Please sign in again."),
+        ("consent_required", "Please sign in again."),
+        ("interaction_required", "Please sign in again."),
+        ("account_selection_required", "Please sign in again."),
+        ("invalid_scope", "did not grant the permissions"),
+        ("server_error", "refused the sign-in"),
+    ],
+)
+async def test_each_kind_of_error_has_its_sentence(error: str, sentence: str) -> None:
+    async with world() as here:
+        callback = here.network.deny((await here.begin()).headers["location"])
+        back = await here.browser.get(changed(callback, error=error, error_description=None))
+
+        assert sentence in back.text
+
+
+@pytest.mark.spec("G1")
+@pytest.mark.parametrize("method", ["HEAD", "POST", "PUT", "DELETE", "OPTIONS"])
+async def test_only_get_is_a_callback(method: str) -> None:
+    async with world() as here:
+        callback = await here.approved()
+        answer = await here.browser.request(method, callback, headers={"origin": BASE_URL})
+        back = await here.browser.get(callback)
+
+        assert answer.status_code == 405
+        assert answer.headers["allow"] == "GET"
+        assert back.status_code == 303
+
+
+@pytest.mark.parametrize("header", ["sec-purpose", "purpose"])
+async def test_a_prefetch_uses_nothing_up(header: str) -> None:
+    async with world() as here:
+        callback = await here.approved()
+        answer = await here.browser.get(callback, headers={header: "prefetch;prerender"})
+        back = await here.browser.get(callback)
+
+        assert answer.status_code == 503
+        assert answer.headers["cache-control"] == "no-store"
+        assert "set-cookie" not in answer.headers
+        assert back.status_code == 303
+
+
+@pytest.mark.spec("G2")
+@pytest.mark.parametrize("name", ["state", "iss", "code", "error", "error_description"])
+async def test_a_parameter_given_twice_is_refused(name: str) -> None:
+    async with world() as here:
+        callback = await here.approved()
+        value = httpx.URL(callback).params.get(name, "x")
+        back = await here.browser.get(
+            f"{callback}&{urlencode({name: value})}&{urlencode({name: value})}"
+        )
+
+        assert back.status_code == 400
+        assert GENERIC in back.text
+        assert not here.network.token_requests()
+
+
+@pytest.mark.spec("G2")
+async def test_a_jarm_response_is_refused_and_other_parameters_are_ignored() -> None:
+    async with world() as here:
+        callback = await here.approved()
+        jarm = await here.browser.get(f"{callback}&response=ey")
+        back = await here.browser.get(f"{callback}&session_state=x&session_state=y&new=1")
+
+        assert jarm.status_code == 400
+        assert back.status_code == 303
+
+
+@pytest.mark.spec("G3")
+@pytest.mark.parametrize("state", [None, "", "unknown", "\u0000", "x" * 10_000])
+async def test_a_state_that_nobody_knows_is_refused_without_details(state: str | None) -> None:
+    async with world() as here:
+        back = await here.browser.get(changed(await here.approved(), state=state))
+
+        assert back.status_code == 400
+        assert GENERIC in back.text
+
+
+@pytest.mark.spec("G3", "G4")
+async def test_another_browser_gets_nothing_and_the_attempt_is_gone() -> None:
+    async with world() as here:
+        callback = await here.approved()
+        async with here.another_browser() as stranger:
+            back = await stranger.get(callback)
+            again = await stranger.get(callback)
+
+        assert (back.status_code, again.status_code) == (400, 400)
+        assert GENERIC in back.text
+        assert "alice" not in back.text
+        assert "set-cookie" not in back.headers
+        assert await used_up(here, callback)
+
+
+@pytest.mark.spec("G4")
+async def test_a_victim_with_a_login_cookie_of_their_own_is_not_logged_in_as_the_attacker() -> None:
+    async with world() as here:
+        attackers = await here.approved("bob.test")
+        async with here.another_browser() as victim:
+            await victim.post(
+                "/oauth/login", data={"identifier": "alice.test"}, headers={"origin": BASE_URL}
+            )
+            back = await victim.get(attackers)
+
+            assert back.status_code == 400
+            assert here.oauth.cookies.session not in victim.cookies
+        assert await used_up(here, attackers)
+
+
+@pytest.mark.spec("G4", "Q7")
+async def test_parallel_logins_in_tabs_of_one_browser_all_work() -> None:
+    async with world() as here:
+        callbacks = [await here.approved("alice.test"), await here.approved("bob.test")]
+        backs = [await here.browser.get(callback) for callback in callbacks]
+
+        assert [back.status_code for back in backs] == [303, 303]
+        assert await here.who() == here.did("bob.test")
+
+
+@pytest.mark.spec("G5")
+@pytest.mark.parametrize(
+    "iss", [None, "", "https://pds.example/", "https://PDS.example", "https://evil.example"]
+)
+@pytest.mark.parametrize("outcome", ["approve", "deny"])
+async def test_a_foreign_or_missing_issuer_is_refused_also_on_errors(
+    iss: str | None, outcome: str
+) -> None:
+    async with world() as here:
+        location = (await here.begin()).headers["location"]
+        callback = (
+            here.network.approve(location, "alice.test")
+            if outcome == "approve"
+            else here.network.deny(location)
+        )
+        back = await here.browser.get(changed(callback, iss=iss))
+
+        assert back.status_code == 400
+        assert "unexpected server" in back.text
+        assert not here.network.token_requests()
+        assert await used_up(here, callback)
+
+
+@pytest.mark.spec("G7")
+async def test_a_callback_without_code_is_refused() -> None:
+    async with world() as here:
+        back = await here.browser.get(changed(await here.approved(), code=None))
+
+        assert back.status_code == 400
+        assert GENERIC in back.text
+
+
+@pytest.mark.spec("G3")
+async def test_an_attempt_lives_thirty_minutes() -> None:
+    store = FaultyStore()
+    async with world(store=store) as here:
+        in_time, late = await here.approved(), await here.approved()
+        store.clock.now += 30 * 60_000 - 1
+        back = await here.browser.get(in_time)
+        store.clock.now += 1
+        expired = await here.browser.get(late)
+
+        assert back.status_code == 303
+        assert expired.status_code == 400
+        assert "has expired" in expired.text
+
+
+async def test_a_request_that_expired_at_the_server_is_told_as_such() -> None:
+    now = time.time()
+    network = Network(clock=lambda: now)
+    async with world(network) as here:
+        location = (await here.begin()).headers["location"]
+        now += 400
+        back = await here.browser.get(network.approve(location, "alice.test"))
+
+        assert back.status_code == 400
+        assert "has expired" in back.text
+
+
+async def test_a_code_that_expired_is_refused_by_the_server() -> None:
+    now = time.time()
+    network = Network(clock=lambda: now)
+    async with world(network) as here:
+        callback = await here.approved()
+        now += 400
+        back = await here.browser.get(callback)
+
+        assert back.status_code == 502
+        assert "refused the sign-in" in back.text
+
+
+async def test_changing_the_client_id_in_mid_login_asks_for_a_new_start() -> None:
+    store, network = FaultyStore(), Network()
+    async with world(network, store=store) as before:
+        callback = await before.approved()
+        cookies = before.browser.cookies
+    async with world(network, store=store, base_url=f"{BASE_URL}/moved") as after:
+        back = await after.browser.get(
+            callback.replace("/oauth/callback", "/moved/oauth/callback"),
+            headers={"cookie": "; ".join(f"{one.name}={one.value}" for one in cookies.jar)},
+        )
+
+        assert back.status_code == 400
+        assert "has expired" in back.text
+
+
+# --- Repeated callbacks ----------------------------------------------------------------------
+
+
+@pytest.mark.spec("G3", "G7", "G9")
+async def test_a_reload_gets_the_first_outcome_and_another_cookie() -> None:
+    async with world() as here:
+        callback = await here.approved(next="/who")
+        first = await here.browser.get(callback)
+        one = here.cookie
+        again = await here.browser.get(callback)
+        two = here.cookie
+
+        assert (first.status_code, again.status_code) == (303, 303)
+        assert again.headers["location"] == first.headers["location"] == f"{BASE_URL}/who"
+        assert None not in {one, two}
+        assert one != two
+        assert await here.who() == here.did()
+        assert len(here.network.token_requests("authorization_code")) == 1
+        assert len(here.network.sessions()) == 1
+
+
+async def test_a_reload_after_a_failure_gets_the_same_failure() -> None:
+    async def refuse(_: Login) -> None:
+        raise LoginRefused("Only birds may come in.")
+
+    async with world(on_login=refuse) as here:
+        callback = await here.approved(next="/who")
+        first = await here.browser.get(callback)
+        again = await here.browser.get(callback)
+
+        assert (first.status_code, again.status_code) == (403, 403)
+        assert "Only birds may come in." in first.text
+        assert first.text == again.text
+        assert len(here.network.token_requests("authorization_code")) == 1
+
+
+@pytest.mark.parametrize("parameters", [{"code": "other"}, {"iss": "https://evil.example"}])
+async def test_a_reload_is_answered_by_the_attempt_and_not_by_what_it_brings(
+    parameters: dict[str, str],
+) -> None:
+    async with world() as here:
+        callback = await here.approved()
+        await here.browser.get(callback)
+        again = await here.browser.get(changed(callback, **parameters))
+
+        assert again.status_code == 303
+        assert len(here.network.token_requests("authorization_code")) == 1
+
+
+@pytest.mark.spec("G3")
+async def test_after_a_minute_a_reload_is_refused() -> None:
+    store = FaultyStore()
+    async with world(store=store) as here:
+        callback = await here.approved()
+        await here.browser.get(callback)
+        store.clock.now += 60_000
+        within = await here.browser.get(callback)
+        store.clock.now += 1
+        after = await here.browser.get(callback)
+
+        assert within.status_code == 303
+        assert after.status_code == 400
+        assert GENERIC in after.text
+
+
+@pytest.mark.spec("G3", "G7")
+async def test_parallel_callbacks_make_one_token_request_and_have_one_outcome() -> None:
+    async with world() as here:
+        callback = await here.approved()
+        async with here.network.pause_token_endpoint() as pause:
+            backs = [asyncio.create_task(here.browser.get(callback)) for _ in range(5)]
+            await pause.arrived()
+            pause.release()
+            answers = await asyncio.gather(*backs)
+
+        assert [answer.status_code for answer in answers] == [303] * 5
+        assert len(here.network.token_requests("authorization_code")) == 1
+        assert await here.who() == here.did()
+
+
+async def test_another_process_waits_for_the_first_outcome_too() -> None:
+    store, network = FaultyStore(), Network()
+    async with (
+        world(network, store=store) as one,
+        world(network, store=store) as two,
+    ):
+        callback = await one.approved()
+        two.browser.cookies.update(one.browser.cookies)
+        async with network.pause_token_endpoint() as pause:
+            first = asyncio.create_task(one.browser.get(callback))
+            await pause.arrived()
+            second = asyncio.create_task(two.browser.get(callback))
+            pause.release()
+            answers = await asyncio.gather(first, second)
+
+        assert [answer.status_code for answer in answers] == [303, 303]
+        assert await two.who() == one.did()
+
+
+async def test_a_browser_that_goes_away_interrupts_nothing_and_comes_back_for_the_outcome() -> None:
+    async with world() as here:
+        callback = await here.approved()
+        async with here.network.pause_token_endpoint() as pause:
+            gone = asyncio.create_task(here.browser.get(callback))
+            await pause.arrived()
+            gone.cancel()
+            await asyncio.gather(gone, return_exceptions=True)
+            pause.release()
+        back = await here.browser.get(callback)
+
+        assert back.status_code == 303
+        assert await here.who() == here.did()
+        assert len(here.network.token_requests("authorization_code")) == 1
+
+
+async def test_a_response_of_the_apps_own_is_given_once() -> None:
+    calls: list[str] = []
+
+    async def welcome(login: Login) -> Response:
+        calls.append(login.did)
+        return PlainTextResponse("Welcome!", status_code=201)
+
+    async with world(on_login=welcome) as here:
+        callback = await here.approved(next="/who")
+        first = await here.browser.get(callback)
+        again = await here.browser.get(callback)
+
+        assert (first.status_code, first.text) == (201, "Welcome!")
+        assert first.headers["referrer-policy"] == "no-referrer"
+        assert again.status_code == 303
+        assert again.headers["location"] == f"{BASE_URL}/who"
+        assert calls == [here.did()]
+
+
+async def test_a_reload_after_logout_signs_nobody_in_again() -> None:
+    async with world() as here:
+        callback = await here.approved()
+        await here.browser.get(callback)
+        await here.logout()
+        again = await here.browser.get(callback, headers=PAGE)
+
+        assert again.status_code == 400
+        assert "set-cookie" not in again.headers
+        assert await here.who() is None
+
+
+# --- Trouble ---------------------------------------------------------------------------------
+
+
+async def test_a_store_that_does_not_answer_leaves_the_attempt_for_a_reload() -> None:
+    store = FaultyStore()
+    async with world(store=store) as here:
+        callback = await here.approved()
+        store.failing = frozenset({"consume"})
+        trouble = await here.browser.get(callback)
+        store.failing = frozenset()
+        back = await here.browser.get(callback)
+
+        assert trouble.status_code == 503
+        assert "Sign-in is not available right now" in trouble.text
+        assert "set-cookie" not in trouble.headers
+        assert trouble.headers["referrer-policy"] == "no-referrer"
+        assert back.status_code == 303
+
+
+async def test_an_outcome_that_cannot_be_noted_does_not_spoil_the_login() -> None:
+    store = FaultyStore("record_outcome")
+    async with world(store=store) as here:
+        back = await here.login()
+
+        assert back.status_code == 303
+        assert await here.who() == here.did()
+
+
+async def test_a_server_that_is_away_at_the_exchange_is_said() -> None:
+    async with world() as here:
+        callback = await here.approved()
+        with here.network.outage():
+            back = await here.browser.get(callback)
+
+        assert back.status_code == 502
+        assert "could not be reached" in back.text
+
+
+@pytest.mark.spec("G7", "H12")
+@pytest.mark.parametrize("status", [400, 429, 500, 503])
+async def test_the_code_is_never_sent_twice_whatever_the_server_answers(status: int) -> None:
+    async with world() as here:
+        callback = await here.approved()
+        here.network.faults.fail(status, grant="authorization_code", times=5)
+        back = await here.browser.get(callback)
+
+        assert back.status_code == 502
+        assert len(here.network.token_requests("authorization_code")) == 1
+
+
+@pytest.mark.spec("H1", "H2")
+@pytest.mark.parametrize("body", [b"", b"[]", b"null", b'"x"', b"<html>", b"[" * 5000])
+async def test_an_answer_that_is_no_json_object_ends_the_login(body: bytes) -> None:
+    from dataclasses import replace
+
+    async with world() as here:
+        callback = await here.approved()
+        with here.network.alter(
+            "/oauth/token",
+            lambda answer: replace(answer, body=body) if answer.status == 200 else answer,
+        ):
+            back = await here.browser.get(callback)
+
+        assert back.status_code == 502
+        assert here.cookie is None
+
+
+async def test_a_login_whose_attempt_was_edited_in_the_store_is_refused() -> None:
+    store = FaultyStore()
+    async with world(store=store) as here:
+        callback = await here.approved()
+        for row in store._things.values():
+            assert row.sealed is not None
+            row.sealed = row.sealed[:-1] + bytes([row.sealed[-1] ^ 1])
+        back = await here.browser.get(callback)
+
+        assert back.status_code >= 400
+        assert not here.network.token_requests()
+        assert here.cookie is None
