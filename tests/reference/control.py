@@ -132,6 +132,12 @@ class Control:
         """Answer the next `count` requests with `status` before the server sees them."""
         self._fault("error", count, path, grant_type, status=status, retry_after=retry_after)
 
+    def move(self, did: str, pds: str) -> None:
+        """Sign, with the PDS's own key, that the account's home is `pds`."""
+        if self._http is None:
+            raise RuntimeError("the PDS is stopped: start it before it can sign")
+        self._http.post("/move", json={"did": did, "pds": pds}).raise_for_status()
+
     def clear_faults(self) -> None:
         """Take back the faults that were not used up."""
         if self._http is not None:

@@ -8,7 +8,9 @@ Also used by the demo (`NETWORK=reference`), so it needs nothing but httpx.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import sqlite3
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -204,6 +206,36 @@ class ReferenceNetwork:
         )
         self.accounts = (*self.accounts, account)
         return account
+
+    def take_down(self, did: str) -> None:
+        """Suspend an account, as its host's moderators do."""
+        subject = {"$type": "com.atproto.admin.defs#repoRef", "did": did}
+        httpx.post(
+            f"{self.pds}/xrpc/com.atproto.admin.updateSubjectStatus",
+            json={"subject": subject, "takedown": {"applied": True}},
+            auth=("admin", ADMIN_PASSWORD),
+            timeout=20,
+            trust_env=False,
+        ).raise_for_status()
+
+    def refuse_access_tokens(self, did: str) -> None:
+        """Make the PDS forget the access tokens of an account; their refresh tokens stay good.
+
+        It is what a rotation does to the token before it, so the refusal is the server's own.
+        """
+        data = self._data or self._temporary
+        if data is None:
+            raise RuntimeError("the network is not running")
+        database = sqlite3.connect(data / "account.sqlite", timeout=10)
+        with contextlib.closing(database), database:
+            database.execute(
+                "UPDATE token SET tokenId = 'tok-' || lower(hex(randomblob(16))) WHERE did = ?",
+                (did,),
+            )
+
+    def move_account(self, did: str, pds: str) -> None:
+        """Let the directory name another PDS for an account; the data stays where it is."""
+        self.control.move(did, pds)
 
     @property
     def handle_hosts(self) -> dict[str, str]:

@@ -32,7 +32,8 @@ def callback_parameters(url: str) -> dict[str, str]:
 class RawClient:
     """One login by hand: PAR, code exchange, refresh, revocation and PDS calls over raw httpx.
 
-    Public on loopback, or confidential with `client_id`, `redirect_uri` and `client_key`.
+    Public on loopback, or confidential with `client_id`, `redirect_uri` and `client_key`. With the
+    `dpop_key` of another client's session it can use that session's tokens.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class RawClient:
         client_id: str | None = None,
         redirect_uri: str = LOOPBACK_CALLBACK,
         client_key: ECKey | None = None,
+        dpop_key: ECKey | None = None,
     ) -> None:
         self._network = network
         self._redirect_uri = redirect_uri
@@ -49,7 +51,7 @@ class RawClient:
             {"redirect_uri": redirect_uri, "scope": SCOPE}
         )
         self._client_key = client_key
-        self._dpop_key = ECKey.generate_key("P-256")
+        self._dpop_key = dpop_key or ECKey.generate_key("P-256")
         self._verifier = secrets.token_urlsafe(48)
         self._nonce: str | None = None
         self._http = httpx.AsyncClient(timeout=20, trust_env=False)

@@ -1,5 +1,5 @@
 // A record of the OAuth requests that reached the server, and faults to put on them.
-// GET /log, DELETE /log, POST /faults, DELETE /faults. Never a token: only the start of its SHA-256.
+// GET /log, DELETE /log, POST /faults, DELETE /faults, POST /move. Never a token: only the start of its SHA-256.
 import { createHash } from 'node:crypto'
 import http from 'node:http'
 
@@ -71,7 +71,7 @@ function holdAnswer(res, finish) {
   }
 }
 
-export function createControl(app) {
+export function createControl(app, { move }) {
   let log = []
   let faults = []
 
@@ -120,12 +120,14 @@ export function createControl(app) {
   const server = http.createServer(async (req, res) => {
     const chunks = []
     for await (const chunk of req) chunks.push(chunk)
+    const sent = Buffer.concat(chunks).toString()
     const answer = (body) => res.writeHead(200, { 'content-type': 'application/json' }).end(JSON.stringify(body))
     switch (`${req.method} ${req.url}`) {
       case 'GET /log': return answer(log)
       case 'DELETE /log': return answer((log = []))
-      case 'POST /faults': return answer(faults.push(JSON.parse(Buffer.concat(chunks).toString())))
+      case 'POST /faults': return answer(faults.push(JSON.parse(sent)))
       case 'DELETE /faults': return answer((faults = []))
+      case 'POST /move': return move(JSON.parse(sent)).then(answer, () => res.writeHead(500).end())
       default: return res.writeHead(404).end()
     }
   })

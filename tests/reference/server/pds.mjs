@@ -55,7 +55,10 @@ const env = {
   crawlers: [],
 }
 const pds = await PDS.create(envToCfg(env), envToSecrets(env))
-const control = createControl(pds.app)
+const control = createControl(pds.app, {
+  move: async ({ did, pds: endpoint }) =>
+    pds.ctx.plcClient.updatePds(did, pds.ctx.plcRotationKey, endpoint).then(() => ({})),
+})
 onLoopback(pds.app, control.handler)
 
 const provider = pds.ctx.oauthProvider
