@@ -93,7 +93,8 @@ def login_page(
 
 def message_page(title: str, sentence: str, *, home: str, status: int) -> HTMLResponse:
     """Return a page with one sentence, and a link to the site."""
-    body = f'<h1>{escape(title)}</h1><p role="alert">{escape(sentence)}</p>{_back(home, _host(home))}'
+    alert = f'<p role="alert">{escape(sentence)}</p>'
+    body = f"<h1>{escape(title)}</h1>{alert}{_back(home, _host(home))}"
     return page(title, body, status=status)
 
 

@@ -58,6 +58,7 @@ ol{list-style:none;margin:0;padding:0}
 ol li{padding:.8rem 0;border-top:1px solid var(--line)}
 ol li:first-child{border-top:0;padding-top:0}
 ol li:last-child{padding-bottom:0}
+ol code{white-space:nowrap}
 ol p{margin:0;white-space:pre-wrap;overflow-wrap:anywhere}
 @media(max-width:30rem){dl{grid-template-columns:minmax(0,1fr);gap:0}dd{margin-bottom:.6rem}}
 """
