@@ -105,7 +105,7 @@ class SessionRecord:
     scope: str
     pds: str
     client_kid: str | None
-    #: None once the session has ended.
+    #: None once the session has ended, like the other two.
     sealed_dpop_key: bytes | None
     sealed_tokens: bytes | None
     sealed_key: str | None
@@ -182,7 +182,7 @@ class Store(Protocol):
 
     One object is used from many tasks, and may be used from several event loops and threads.
     Every method is atomic: a caller that is cancelled, or a process that dies, leaves either all
-    of its effect or none. Every method raises `StoreUnavailable` when the database does not
+    of its effect or none; after a cancellation it may come about a moment later. Every method raises `StoreUnavailable` when the database does not
     answer (then the effect is unknown), and never lets a driver's error through.
     """
 
@@ -366,8 +366,8 @@ class Store(Protocol):
     async def purge_expired(self, limit: int, /) -> int:
         """Delete or end what is over and return how many rows were dealt with, at most `limit`.
 
-        One-time things and browsers past their expiry are deleted; sessions past theirs end with
-        reason `expired`; rows ended for longer than `ENDED_KEPT_MS` are deleted. Any number of
+        One-time things and browsers past their expiry are deleted (their sessions then belong to
+        no browser); sessions past theirs end with reason `expired`; rows ended for longer than `ENDED_KEPT_MS` are deleted. Any number of
         workers may run it at once, and again.
         """
         ...
