@@ -80,6 +80,8 @@ def make_app(oauth: ATProtoOAuth, *, accounts: Sequence[tuple[str, str]] = ()) -
             return welcome_page(oauth, accounts=accounts)
         posts: list[Post] = []
         try:
+            # Lists are public; this one call needs the session, and so says whether it still lives.
+            await session.query("com.atproto.server.getSession")
             posts = await newest_posts(session)
         except SessionRevoked as exc:
             return welcome_page(oauth, accounts=accounts, problem=exc.sentence)

@@ -1,0 +1,130 @@
+"""`python -m examples.demo`, as `make demo` starts it."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from html import unescape
+from pathlib import Path
+
+import httpx
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@contextmanager
+def demo(folder: Path, **environment: str) -> Generator[subprocess.Popen[str]]:
+    clean = {name: text for name, text in os.environ.items() if "ATPROTO" not in name}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "examples.demo"],
+        cwd=ROOT,
+        env={**clean, "TMPDIR": str(folder), "PYTHONUNBUFFERED": "1", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def greeting(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    lines: list[str] = []
+    for line in process.stdout:
+        lines.append(line)
+        if "Ctrl-C" in line:
+            return "".join(lines)
+    assert process.stderr is not None
+    pytest.fail("the demo did not start: " + process.stderr.read())
+
+
+def submit(browser: httpx.Client, page: httpx.Response, **fields: str) -> httpx.Response:
+    """Send the first form of a page as a browser would."""
+    action = unescape(re.findall(r'<form method="post" action="([^"]*)"', page.text)[0])
+    hidden = re.findall(r'type="hidden" name="([^"]*)" value="([^"]*)"', page.text)
+    form = {name: unescape(value) for name, value in hidden}
+    origin = f"{page.url.scheme}://{page.url.netloc.decode()}"
+    return browser.post(page.url.join(action), data={**form, **fields}, headers={"origin": origin})
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+def test_it_prints_accounts_that_can_sign_in_and_stops_clean(
+    end: signal.Signals, tmp_path: Path
+) -> None:
+    with demo(tmp_path, PORT="0") as process:
+        said = greeting(process)
+        url = re.findall(r"http://127\.0\.0\.1:\d+", said)[0]
+        accounts = re.findall(r"(\S+\.test) +password (\S+)", said)
+        with httpx.Client(follow_redirects=True, trust_env=False) as browser:
+            for handle, password in accounts:
+                asked = submit(browser, browser.get(f"{url}/oauth/login"), identifier=handle)
+                consent = submit(browser, asked, username=handle, password=password)
+                home = submit(browser, consent, decision="allow")
+                me = browser.get(f"{url}/api/me").json()
+                assert str(home.url).rstrip("/") == url
+                assert me["handle"] == handle
+        process.send_signal(end)
+        _, errors = process.communicate(timeout=20)
+
+    assert [handle for handle, _ in accounts] == ["alice.test", "bob.test"]
+    assert process.returncode == 0
+    assert errors == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_port_that_is_taken_is_one_sentence(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        with demo(tmp_path, PORT=port) as process:
+            said, errors = process.communicate(timeout=20)
+
+    assert process.returncode == 1
+    assert said == ""
+    assert re.fullmatch(rf"Port {port} cannot be used \(.*\); .*make demo\n", errors)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "sentence"),
+    [
+        ("PORT", "http", "PORT is 'http', which is no port; choose a number such as 8001."),
+        ("PORT", "65536", "PORT is '65536', which is no port; choose a number such as 8001."),
+        ("NETWORK", "x", "NETWORK is 'x'; choose one of embedded, reference, live."),
+    ],
+)
+def test_a_wrong_setting_is_one_sentence(
+    variable: str, value: str, sentence: str, tmp_path: Path
+) -> None:
+    with demo(tmp_path, **{"PORT": "0", variable: value}) as process:
+        said, errors = process.communicate(timeout=20)
+
+    assert (said, errors) == ("", sentence + "\n")
+
+
+def test_the_live_network_is_reached_under_the_usual_guard(tmp_path: Path) -> None:
+    store = f"sqlite:///{tmp_path}/live.db"
+    with demo(tmp_path, PORT="0", NETWORK="live", ATPROTO_OAUTH_STORE_URL=store) as process:
+        said = greeting(process)
+        url = re.findall(r"http://127\.0\.0\.1:\d+", said)[0]
+        answer = httpx.post(
+            f"{url}/oauth/login",
+            data={"identifier": "http://127.0.0.1:1"},
+            headers={"origin": url},
+            trust_env=False,
+        )
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=20)
+
+    assert "real" in said
+    assert ".test" not in said
+    assert answer.status_code == 400
+    assert (tmp_path / "live.db").exists()
