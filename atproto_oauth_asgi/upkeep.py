@@ -101,6 +101,9 @@ class Upkeep:
             # Refreshed a moment ago, or the token endpoint is in trouble: asking again would
             # only rotate in circles.
             return False
+        if live.waited_in_vain and (live.flight is not None or held):
+            # The refusal is no news: what replaces the token is on its way.
+            raise self._failure(live.flight)
         if live.tokens.refresh_token is None or live.waited_in_vain:
             return False
         flight = live.flight or self._refresher.start(live)
