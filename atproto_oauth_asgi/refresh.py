@@ -185,7 +185,8 @@ class Refresher:
                     break
         except LeaseLost:
             self._leases.adopt(live, await self._store.load_session(live.id))
-            await self._leases.give_back(hold, "Another worker took the refresh over.")
+            # Nothing that could spend the token has left.
+            await self._leases.give_back(hold, "The refresh could not be announced.", unspent=True)
             return None
         except ClientKeyMissing as exc:
             await self._fail(hold, str(exc))

@@ -1,0 +1,385 @@
+"""What a failed refresh does to a session, and what it does not."""
+# pyright: reportPrivateUsage=false
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+
+from atproto_oauth_asgi.errors import NoSession, SessionRevoked
+from atproto_oauth_asgi.testing.web import Answer
+from tests.app.world import world
+from tests.refresh.fleet import (
+    LOOPBACK_URL,
+    SECRET_KEYS,
+    Fleet,
+    Worker,
+    events,
+    fleet,
+    logged,
+    timing,
+    within,
+)
+from tests.refresh.sentences import shows
+
+# --- Backoff ---
+
+
+def _pause(here: Fleet) -> float:
+    return (here.row.refresh_after - here.clock()) / 1000
+
+
+async def _fail(here: Fleet, worker: Worker, retry_after: int | None = None) -> float:
+    here.network.faults.fail(503, retry_after=retry_after)
+    here.row.refresh_after = 0
+    await worker.look_again()
+    await worker.refresh()
+    return _pause(here)
+
+
+@shows("6.7.backoff", without=("no backoff", "the pause never grows", "the pause grows for ever"))
+async def each_failure_doubles_the_pause_up_to_a_minute() -> None:
+    async with fleet() as here, here.worker() as one, here.worker() as two:
+        for failures in range(1, 5):
+            pause = await _fail(here, one if failures % 2 else two)
+            assert here.row.failures == failures
+            assert 2**failures * 0.79 <= pause <= 2**failures * 1.2
+        for failures in (6, 30):
+            here.row.failures = failures - 1
+            pause = await _fail(here, one)
+            assert 60 * 0.79 <= pause <= 60 * 1.2
+        assert here.row.status == "active"
+
+
+@shows("6.7.jitter", without=("no jitter",))
+async def pauses_vary() -> None:
+    async with fleet() as here, here.worker() as one:
+        pauses: list[float] = []
+        for _ in range(6):
+            here.row.failures = 4
+            pauses.append(await _fail(here, one))
+        assert max(pauses) - min(pauses) > 0.5
+        assert all(32 * 0.79 <= pause <= 32 * 1.2 for pause in pauses)
+
+
+@shows("6.7.retry-after", without=("Retry-After is ignored", "Retry-After is not capped"))
+async def a_server_may_ask_for_more_patience() -> None:
+    async with fleet() as here, here.worker() as one:
+        assert 119 <= await _fail(here, one, retry_after=120) <= 120
+        assert 299 <= await _fail(here, one, retry_after=90_000) <= 300
+        assert here.row.status == "active"
+
+
+# --- invalid_grant ---
+
+
+@shows("6.7.revoked", "5.gone", without=("every mark counts twice", "the end is not noticed"))
+async def a_grant_that_the_person_revoked_ends_the_session() -> None:
+    async with fleet() as here, here.worker() as one:
+        here.network.revoke_sessions()
+        await one.refresh()
+
+        assert (here.row.status, here.row.ended_reason) == ("ended", "revoked")
+        try:
+            await one.get()
+        except SessionRevoked as exc:
+            assert exc.reason == "revoked"
+        else:
+            raise AssertionError("a gone grant was used")
+        assert (await one.browser.get("/who")).json()["did"] is None
+
+
+@shows("6.7.lost", "6.2.journal", without=("the journal is wiped", "ends are not explained"))
+async def a_replay_after_a_lost_answer_is_called_by_its_name() -> None:
+    async with fleet() as here, here.worker() as one, here.worker() as two:
+        here.network.faults.lose_answer()
+        await one.refresh()
+        here.row.refresh_after = 0
+        here.clock.move(30)
+        await two.look_again()
+        with logged() as records:
+            await two.refresh()
+
+        assert (here.row.status, here.row.ended_reason) == ("ended", "lost_rotation")
+        ended = next(one for one in records if one.getMessage() == "session.ended")
+        assert ended.__dict__["attempts"] == 2
+        assert 29_000 <= ended.__dict__["first_sent_ago_ms"] <= 40_000
+
+
+@shows("6.7.ended", "6.7.first-reason", without=("the last reason wins",))
+async def a_logout_stays_a_logout_when_the_server_refuses_too() -> None:
+    async with fleet() as here, here.worker() as one:
+        async with here.network.pause_token_endpoint("refresh_token") as pause:
+            flight = one.start()
+            await within(2, pause.arrived())
+            await here.store.end_session(here.session_id, "logout")
+            here.network.revoke_sessions()
+            pause.release()
+            await one.done(flight)
+            await one.settled()
+
+        assert here.row.ended_reason == "logout"
+        assert one.live.ended_reason == "logout"
+        assert here.revocations == 0
+
+
+@shows("6.7.newer", without=("the attempt is not counted", "old refusals end newer sessions"))
+async def a_refusal_of_an_old_token_adopts_the_newer_and_marks_it() -> None:
+    async with fleet() as here, here.worker() as one:
+        async with here.network.pause_token_endpoint("refresh_token") as pause:
+            flight = one.start()
+            await within(2, pause.arrived())
+            newer = await here.commit_elsewhere(one)
+            # Ours is the replay that kills the grant.
+            here.network.revoke_sessions()
+            pause.release()
+            await one.done(flight)
+
+        assert here.row.status == "active"
+        assert one.live.tokens == newer
+        assert here.row.attempts == 1
+        assert here.revocations == 0
+
+        here.expire()
+        await one.look_again()
+        await one.refresh()
+        assert here.row.ended_reason == "lost_rotation"
+
+
+@shows("6.7.guarded", "6.7.first-reason", without=("ending ignores the version",))
+async def tokens_that_arrive_while_the_end_is_decided_are_kept() -> None:
+    async with fleet() as here, here.worker() as one:
+        here.network.revoke_sessions()
+        flight = one.start()
+
+        async def overtaken() -> None:
+            await here.commit_elsewhere(one)
+            one.wire.before.clear()
+
+        one.wire.before["end"] = overtaken
+        await one.done(flight)
+
+        assert (here.row.status, here.row.version) == ("active", 2)
+        assert one.live.version == 2
+        assert one.live.ended_reason is None
+
+
+# --- Everything else ---
+
+
+def _json(status: int, **members: str) -> Callable[[Answer], Answer]:
+    def change(answer: Answer) -> Answer:
+        nonce = ("dpop-nonce", answer.header("dpop-nonce") or "n")
+        headers = (("content-type", "application/json"), nonce)
+        return Answer(status=status, headers=headers, body=json.dumps(members).encode())
+
+    return change
+
+
+def _body(status: int, body: bytes, kind: str = "text/html") -> Callable[[Answer], Answer]:
+    def change(_: Answer) -> Answer:
+        return Answer(status=status, headers=(("content-type", kind),), body=body)
+
+    return change
+
+
+def _without(member: str) -> Callable[[Answer], Answer]:
+    def change(answer: Answer) -> Answer:
+        return answer.with_json(**{member: None}) if answer.status == 200 else answer
+
+    return change
+
+
+#: What ends no session, by name.
+TROUBLE: dict[str, Callable[[Answer], Answer]] = {
+    "500": _json(500, error="server_error"),
+    "502 with a page": _body(502, b"<html>Bad Gateway</html>"),
+    "503": _json(503, error="temporarily_unavailable"),
+    "429": _json(429, error="slow_down"),
+    "403 with a page": _body(403, b"<html>blocked</html>"),
+    "a redirect": lambda _: Answer(status=302, headers=(("location", "https://e.example/"),)),
+    "200 with a page": _body(200, b"<html>hello</html>"),
+    "200 with broken JSON": _body(200, b'{"access_token": ', "application/json"),
+    "200 with a list": _body(200, b"[]", "application/json"),
+    "200 without a token": _without("access_token"),
+    "400 with a page that says invalid_grant": _body(400, b"<html>invalid_grant</html>"),
+    "invalid_client": _json(401, error="invalid_client"),
+    "invalid_client_metadata": _json(400, error="invalid_client_metadata"),
+    "unauthorized_client": _json(400, error="unauthorized_client"),
+    "invalid_dpop_proof": _json(401, error="invalid_dpop_proof"),
+    "invalid_request": _json(400, error="invalid_request"),
+    "a nonce challenge without a nonce": _body(
+        400, b'{"error":"use_dpop_nonce"}', "application/json"
+    ),
+    "500 that says invalid_grant": _json(500, error="invalid_grant"),
+}
+
+
+async def _survives(here: Fleet, worker: Worker, what: str) -> None:
+    flight = await worker.refresh()
+    await worker.settled()
+    assert here.row.status == "active", what
+    assert worker.live.ended_reason is None, what
+    assert flight.error is not None, what
+    assert here.row.failures == 1, what
+    assert here.row.lease_until is None, what
+    assert here.revocations == 0, what
+
+
+@shows("6.7.never", without=("every failure ends the session",))
+async def no_answer_but_invalid_grant_ends_a_session() -> None:
+    for what, change in TROUBLE.items():
+        async with fleet() as here, here.worker() as one:
+            with here.network.alter("/oauth/token", change):
+                await _survives(here, one, what)
+
+
+@shows("6.7.never", without=("every failure ends the session",))
+async def no_silence_ends_a_session() -> None:
+    async with fleet() as here, here.worker() as one:
+        async with here.network.pause_token_endpoint("refresh_token"):
+            await _survives(here, one, "no answer")
+    async with fleet() as here, here.worker() as one:
+        here.network.faults.lose_answer()
+        await _survives(here, one, "a dropped connection")
+    async with fleet() as here, here.worker() as one:
+        with here.network.outage():
+            await _survives(here, one, "an outage")
+
+
+@shows("6.7.jti", without=("a re-used jti ends the session",))
+async def a_reused_assertion_jti_ends_no_session() -> None:
+    change = _json(
+        400, error="invalid_grant", error_description='Client assertion "jti" reused'
+    )
+    async with fleet() as here, here.worker() as one:
+        with here.network.alter("/oauth/token", change):
+            await _survives(here, one, "jti reuse")
+        assert here.row.attempts == 0, "a refusal before the token is looked at was counted"
+
+
+# --- Tokens that nobody may use ---
+
+
+@shows("J5", without=("the subject is not compared", "nothing is revoked"))
+async def tokens_for_somebody_else_end_the_session_and_are_revoked() -> None:
+    async with fleet() as here, here.worker() as one:
+        bob = here.network.account("bob.test").did
+
+        def other(answer: Answer) -> Answer:
+            return answer.with_json(sub=bob) if answer.status == 200 else answer
+
+        with here.network.alter("/oauth/token", other):
+            await one.refresh()
+        await one.settled()
+
+        assert (here.row.status, here.row.version) == ("ended", 1)
+        assert here.revocations == 1
+        assert not here.alive_at_the_server
+
+
+@shows("J5", without=("the token type is not compared", "nothing is revoked"))
+async def bearer_tokens_end_the_session_and_are_revoked() -> None:
+    def bearer(answer: Answer) -> Answer:
+        return answer.with_json(token_type="Bearer") if answer.status == 200 else answer
+
+    async with fleet() as here, here.worker() as one:
+        with here.network.alter("/oauth/token", bearer):
+            await one.refresh()
+        await one.settled()
+
+        assert here.row.status == "ended"
+        assert here.revocations == 1
+
+
+# --- Client id ---
+
+
+@shows("6.8.never", "6.8.back", without=("client ids are not compared",))
+async def a_changed_client_id_costs_no_session() -> None:
+    async with fleet() as here, here.worker() as one:
+        did = one.live.did
+        async with here.worker(base_url="https://new.birdsong.dev") as other:
+            other.browser.cookies = here.cookies
+            answer = await other.browser.get("/who")
+            assert answer.json()["did"] is None
+            listed = await other.runtime.sessions.accounts(next(iter(here.cookies.values())))
+            reasons = {account.reason for account in listed}
+            assert reasons <= {"client_changed"}
+            try:
+                async with other.oauth.session_for(did) as session:
+                    await session.get("/xrpc/com.atproto.server.getSession")
+            except NoSession:
+                pass
+            else:
+                raise AssertionError("a session of another client id was used")
+        assert here.sent == 0
+        assert here.alive_at_the_server
+
+        await one.refresh()
+        assert (await one.get()).status_code == 200
+
+
+@shows("6.8.port", without=("the port is in the client id",))
+async def a_development_app_on_a_new_port_keeps_its_sessions() -> None:
+    async with fleet(served=True) as here:
+        other = LOOPBACK_URL.replace("8123", "9321")
+        async with here.worker(base_url=other) as two:
+            async with two.oauth.session_for(two.live.did) as session:
+                answer = await session.get("/xrpc/com.atproto.server.getSession")
+            assert answer.status_code == 200
+        assert here.refreshes == 1
+
+
+# --- Logout and shutdown ---
+
+
+@shows("6.9.first", without=("logout revokes first",))
+async def logout_ends_the_row_before_it_revokes() -> None:
+    async with fleet(expired=False) as here, here.worker() as one:
+        async with here.network.hold("/oauth/revoke") as revoking:
+            leaving = asyncio.create_task(one.session.logout())
+            await within(2, revoking.arrived())
+            assert (here.row.status, here.row.ended_reason) == ("ended", "logout")
+            assert here.row.sealed_tokens is None
+            revoking.release()
+            await within(3, leaving)
+        await one.settled()
+        # It still had them in memory.
+        assert not here.alive_at_the_server
+
+
+@shows("6.9.unreachable", without=("logout revokes first",))
+async def logout_needs_no_server() -> None:
+    async with fleet(expired=False) as here, here.worker() as one:
+        with here.network.outage():
+            try:
+                await within(3, one.session.logout())
+            except ConnectionError as exc:
+                raise AssertionError("logout failed") from exc
+        assert (here.row.status, here.row.ended_reason) == ("ended", "logout")
+        assert one.live.ended_reason == "logout"
+
+
+@shows("6.9.drain", "6.task", without=("shutdown drains nothing",))
+async def shutdown_waits_for_the_answer_and_stores_it() -> None:
+    async with fleet() as here, here.network.pause_token_endpoint("refresh_token") as pause:
+        async with here.worker() as one:
+            one.start()
+            await within(2, pause.arrived())
+            asyncio.get_running_loop().call_later(0.2, pause.release)
+        assert here.row.version == 2
+        assert here.row.sealed_tokens is not None
+
+
+@shows("6.9.said", without=("nobody says it",))
+async def an_app_without_lifespan_is_told_once() -> None:
+    with logged() as records, timing():
+        async with world(owned=False, secret_keys=SECRET_KEYS) as here:
+            await here.login()
+            await here.browser.get("/who")
+            await here.browser.get("/who")
+            runtime = here.oauth.runtime()
+            await runtime.aclose()
+    assert events(records).count("oauth.no_lifespan") == 1
