@@ -28,7 +28,9 @@ def changed(callback: str, **parameters: str | None) -> str:
 
 async def used_up(here: World, callback: str) -> bool:
     """Say whether the right callback in the right browser does not work any more."""
-    answer = await here.browser.get(callback)
+    # At once: whoever began it must not wait for an outcome that never comes.
+    async with asyncio.timeout(5):
+        answer = await here.browser.get(callback)
     return answer.status_code == 400 and not here.network.token_requests()
 
 

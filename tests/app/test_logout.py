@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import cast
+
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from atproto_oauth_asgi import session_from
+from atproto_oauth_asgi.keys import ClientKeys, generate_client_keys
+from atproto_oauth_asgi.testing import Network
+from tests.app.faulty_store import FaultyStore
+from tests.app.world import BASE_URL, QUICK, SCRIPT, World, world
+
+pytestmark = pytest.mark.anyio
+
+
+async def refresh_is_refused(here: World, token: str) -> bool:
+    """Send a refresh token to the server as the library would; say whether it is dead."""
+    from atproto_oauth_asgi.authorization_server import post
+    from atproto_oauth_asgi.dpop import DPoPKey, Nonces
+
+    server = await here.oauth.core.discovery.for_issuer(here.network.host.origin)
+    answer = await post(
+        here.oauth.runtime().net,
+        here.oauth.core.client,
+        server.token_endpoint,
+        {"grant_type": "refresh_token", "refresh_token": token},
+        issuer=server.issuer,
+        kid=None,
+        key=DPoPKey.generate(),
+        nonces=Nonces(),
+    )
+    return answer.answer.status == 400 and answer.description == "Invalid refresh token"
+
+
+async def tokens(here: World) -> tuple[str, str]:
+    """Return the access token and the refresh token of the only session."""
+    async with here.oauth.session_for(here.did()) as session:
+        held = session._live.tokens
+        assert held.refresh_token is not None
+        return held.access_token, held.refresh_token
+
+
+@pytest.mark.spec("K1", "K2", "K3")
+async def test_logging_out_ends_the_grant_at_the_server() -> None:
+    async with world() as here:
+        await here.login()
+        _, refresh_token = await tokens(here)
+        before = [one for one in here.network.log.of("token", "refresh_token")]
+        answer = await here.logout()
+
+        assert (answer.status_code, answer.headers["location"]) == (303, BASE_URL)
+        assert here.cookie is None
+        assert not before
+        assert not here.network.sessions()
+        assert here.network.log.of("revoke")[-1].session_id is not None
+        assert await refresh_is_refused(here, refresh_token)
+
+
+@pytest.mark.spec("K2", "E26")
+async def test_a_confidential_client_revokes_with_its_own_key_too() -> None:
+    keys = ClientKeys(generate_client_keys())
+    async with world(client_keys=keys) as here:
+        await here.login()
+        await here.logout()
+
+        assert not here.network.sessions()
+
+
+@pytest.mark.spec("K1")
+async def test_a_server_that_is_away_does_not_keep_anybody_signed_in() -> None:
+    async with world() as here:
+        await here.login()
+        with here.network.outage():
+            answer = await here.logout()
+
+        assert answer.status_code == 303
+        assert here.cookie is None
+        assert await here.who() is None
+
+
+@pytest.mark.spec("K1")
+async def test_a_server_that_hangs_makes_nobody_wait_for_long() -> None:
+    async with world(timing=replace(QUICK, wait=0.1)) as here:
+        await here.login()
+        before = here.cookie or ""
+        async with here.network.hold("/oauth/revoke") as pause:
+            leaving = asyncio.create_task(here.logout())
+            await pause.arrived()
+            # Ended here before the server was asked.
+            async with here.another_browser() as other:
+                other.cookies.set(here.oauth.cookies.session, before)
+                seen = await other.get("/who", headers={"sec-fetch-mode": "navigate"})
+            answer = await leaving
+
+        assert seen.json()["did"] is None
+        assert answer.status_code == 303
+
+
+@pytest.mark.parametrize(
+    ("headers", "json", "status"),
+    [
+        ({"origin": BASE_URL}, None, 303),
+        ({**SCRIPT}, {}, 204),
+        ({"sec-fetch-site": "same-origin", "sec-fetch-mode": "cors"}, None, 204),
+        ({"sec-fetch-site": "same-origin", "hx-request": "true"}, None, 204),
+    ],
+)
+async def test_the_answer_suits_who_asks(
+    headers: dict[str, str], json: object, status: int
+) -> None:
+    async with world() as here:
+        await here.login()
+        answer = await here.browser.post("/oauth/logout", headers=headers, json=json)
+
+        assert answer.status_code == status
+        assert here.cookie is None
+        assert answer.headers["cache-control"] == "private, no-store"
+
+
+@pytest.mark.parametrize(
+    ("target", "location"),
+    [("/who?x=1", f"{BASE_URL}/who?x=1"), ("https://evil.example/", BASE_URL)],
+)
+async def test_logging_out_leads_to_next_within_the_site(target: str, location: str) -> None:
+    async with world() as here:
+        await here.login()
+        answer = await here.browser.post(
+            "/oauth/logout", data={"next": target}, headers={"origin": BASE_URL}
+        )
+
+        assert answer.headers["location"] == location
+
+
+async def test_logging_out_without_a_session_is_no_error() -> None:
+    async with world() as here:
+        anonymous = await here.logout()
+        here.browser.cookies.set(here.oauth.cookies.session, "x" * 43)
+        unknown = await here.logout()
+
+        assert (anonymous.status_code, unknown.status_code) == (303, 303)
+        assert "set-cookie" not in anonymous.headers
+        assert "Max-Age=0" in unknown.headers["set-cookie"]
+
+
+@pytest.mark.spec("Q0")
+async def test_nobody_can_log_somebody_else_out() -> None:
+    async with world() as here:
+        await here.login()
+        async with here.another_browser() as other:
+            other.cookies.set("did", here.did())
+            other.cookies.set(here.oauth.cookies.session, here.did())
+            await other.post("/oauth/logout", headers={"origin": BASE_URL})
+
+        assert await here.who() == here.did()
+        assert len(here.network.sessions()) == 1
+
+
+async def test_a_store_that_does_not_answer_keeps_the_person_signed_in() -> None:
+    store = FaultyStore()
+    async with world(store=store) as here:
+        await here.login()
+        store.failing = frozenset({"end_session"})
+        page = await here.logout()
+        store.failing = frozenset()
+
+        assert page.status_code == 503
+        assert "set-cookie" not in page.headers
+        assert await here.who() == here.did()
+        assert len(here.network.sessions()) == 1
+
+
+@pytest.mark.spec("K1", "J1")
+async def test_logging_out_during_a_refresh_revokes_what_the_refresh_brings() -> None:
+    network, store = Network(), FaultyStore()
+    async with world(network, store=store) as here:
+        await here.login()
+        _, refresh_token = await tokens(here)
+        store.allow_refresh()
+        network.expire_access_tokens()
+        async with network.pause_token_endpoint("refresh_token", when="after") as pause:
+            call = asyncio.create_task(here.browser.get("/me", headers=SCRIPT))
+            await pause.arrived()
+            leaving = asyncio.create_task(here.logout())
+            async with asyncio.timeout(10):
+                while here.cookie is not None:
+                    await asyncio.sleep(0.01)
+            pause.release()
+            await asyncio.gather(call, leaving)
+        await here.settled()
+
+        assert await here.who() is None
+        assert not network.sessions()
+        assert await refresh_is_refused(here, refresh_token)
+
+
+async def test_an_app_may_end_the_session_itself() -> None:
+    async def bye(request: Request) -> Response:
+        await session_from(request).logout()
+        return Response(status_code=204)
+
+    app = Starlette(routes=[Route("/bye", bye, methods=["POST"])])
+    async with world(app=app) as here:
+        await here.login()
+        answer = await here.browser.post("/bye", headers={"origin": BASE_URL})
+        session = (await here.browser.get("/oauth/session")).json()
+
+        assert answer.status_code == 204
+        assert session["authenticated"] is False
+        assert cast("list[object]", session["accounts"]) == []
+        assert not here.network.sessions()
