@@ -40,8 +40,11 @@ class Tasks:
     async def drain(self, timeout: float) -> None:
         """Let all tasks come to their end for at most `timeout` seconds, then cancel the rest."""
         self.closing.set()
-        if self._tasks:
-            await asyncio.wait(set(self._tasks), timeout=timeout)
+        loop = asyncio.get_running_loop()
+        end = loop.time() + timeout
+        # Again and again: what comes to its end may start another, such as a revocation.
+        while self._tasks and (left_over := end - loop.time()) > 0:
+            await asyncio.wait(set(self._tasks), timeout=left_over)
         for task in (left := set(self._tasks)):
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
