@@ -26,7 +26,6 @@ from tests.reference.world import (
     SCOPE,
     Grant,
     World,
-    grant_of,
     refused_refresh,
     until,
     world,

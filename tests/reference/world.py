@@ -19,7 +19,14 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from atproto_oauth_asgi import ATProtoOAuth, ATProtoOAuthMiddleware, OAuthSession, session_from
+from atproto_oauth_asgi import (
+    ATProtoOAuth,
+    ATProtoOAuthError,
+    ATProtoOAuthMiddleware,
+    OAuthSession,
+    error_response,
+    session_from,
+)
 from atproto_oauth_asgi.core import OnLogin
 from atproto_oauth_asgi.environment import SettingsOptions
 from atproto_oauth_asgi.identifiers import Handle
@@ -77,7 +84,9 @@ def make_app() -> Starlette:
             Route("/who", who),
             Route("/post", post, methods=["POST"]),
             Route("/blob", blob, methods=["POST"]),
-        ]
+        ],
+        # What only the app can judge, such as a PDS that is away, it may leave to us.
+        exception_handlers={ATProtoOAuthError: error_response},
     )
 
 
