@@ -81,9 +81,12 @@ def test_the_form_says_where_it_comes_from_and_the_server_learns_nothing(person:
     for path in ("/oauth/login$", "/post$", "/oauth/logout$"):
         (posted,) = person.sent(path, "POST")
         assert posted.all_headers()["origin"] == person.url
-    for asked in person.sent(r"/oauth/authorize\?"):
-        if asked.redirected_from is not None and asked.redirected_from.url.startswith(person.url):
-            assert "referer" not in asked.all_headers()
+    (asked,) = [
+        one
+        for one in person.sent(r"/oauth/authorize\?")
+        if one.redirected_from is not None and one.redirected_from.url.startswith(person.url)
+    ]
+    assert "referer" not in asked.all_headers()
     assert "null" not in {one.all_headers().get("origin") for one in person.requests}
 
 

@@ -2,50 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import socket
-import subprocess
-import sys
-from collections.abc import Generator
-from contextlib import contextmanager
 from html import unescape
 from pathlib import Path
 
 import httpx
 import pytest
 
-ROOT = Path(__file__).parents[2]
-
-
-@contextmanager
-def demo(folder: Path, **environment: str) -> Generator[subprocess.Popen[str]]:
-    clean = {name: text for name, text in os.environ.items() if "ATPROTO" not in name}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "examples.demo"],
-        cwd=ROOT,
-        env={**clean, "TMPDIR": str(folder), "PYTHONUNBUFFERED": "1", **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def greeting(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    lines: list[str] = []
-    for line in process.stdout:
-        lines.append(line)
-        if "Ctrl-C" in line:
-            return "".join(lines)
-    assert process.stderr is not None
-    pytest.fail("the demo did not start: " + process.stderr.read())
+from tests.examples.process import demo, greeting
 
 
 def submit(browser: httpx.Client, page: httpx.Response, **fields: str) -> httpx.Response:
