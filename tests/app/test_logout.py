@@ -51,12 +51,10 @@ async def test_logging_out_ends_the_grant_at_the_server() -> None:
     async with world() as here:
         await here.login()
         _, refresh_token = await tokens(here)
-        before = [one for one in here.network.log.of("token", "refresh_token")]
         answer = await here.logout()
 
         assert (answer.status_code, answer.headers["location"]) == (303, BASE_URL)
         assert here.cookie is None
-        assert not before
         assert not here.network.sessions()
         assert here.network.log.of("revoke")[-1].session_id is not None
         assert await refresh_is_refused(here, refresh_token)
@@ -187,11 +185,9 @@ async def test_logging_out_during_a_refresh_revokes_what_the_refresh_brings() ->
             call = asyncio.create_task(here.browser.get("/me", headers=SCRIPT))
             await pause.arrived()
             leaving = asyncio.create_task(here.logout())
-            async with asyncio.timeout(10):
-                while here.cookie is not None:
-                    await asyncio.sleep(0.01)
+            await leaving
             pause.release()
-            await asyncio.gather(call, leaving)
+            await call
         await here.settled()
 
         assert await here.who() is None

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp
 from atproto_oauth_asgi import ATProtoOAuth, ATProtoOAuthMiddleware, session_from, session_or_none
 from atproto_oauth_asgi.core import OnLogin
 from atproto_oauth_asgi.environment import SettingsOptions
+from atproto_oauth_asgi.oauth import Refresh
 from atproto_oauth_asgi.refresh_timing import RefreshTiming
 from atproto_oauth_asgi.store import Store
 from atproto_oauth_asgi.testing import Network
@@ -158,13 +159,23 @@ async def world(
     on_login: OnLogin | None = None,
     timing: RefreshTiming = QUICK,
     owned: bool = True,
+    cross_site_sessions: bool = False,
+    refresh: Refresh = "on_request",
     **settings: Unpack[SettingsOptions],
 ) -> AsyncGenerator[World, None]:
     """Open an app with the middleware round it; `owned=False` leaves the lifespan out."""
     network = network or Network()
     settings.setdefault("net_policy", network.policy())
     settings.setdefault("secret_keys", (b"k" * 32,))
-    oauth = ATProtoOAuth(base_url, store=store, on_login=on_login, timing=timing, **settings)
+    oauth = ATProtoOAuth(
+        base_url,
+        store=store,
+        on_login=on_login,
+        timing=timing,
+        cross_site_sessions=cross_site_sessions,
+        refresh=refresh,
+        **settings,
+    )
     wrapped = ATProtoOAuthMiddleware(app or make_app(), oauth=oauth)
     network.register_client_app(oauth.settings.origin, wrapped)
     async with httpx.AsyncClient(
