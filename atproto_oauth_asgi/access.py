@@ -48,7 +48,7 @@ class Place:
     @property
     def path(self) -> str:
         """Return path and query as the browser sees them, whatever a proxy took off."""
-        base, path = self.oauth.settings.base_path, quote(self._path, safe="/%:@!$&'()*+,;=~")
+        base, path = self.oauth.settings.base_path, quote(self._path, safe="/:@!$&'()*+,;=~")
         if not base or path == base or path.startswith(base + "/"):
             base = ""
         query: bytes = self._scope.get("query_string", b"")

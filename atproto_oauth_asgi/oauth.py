@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 from collections.abc import AsyncGenerator, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import Literal, Self, Unpack, cast
 from urllib.parse import urlencode
 from weakref import WeakKeyDictionary
@@ -356,8 +356,10 @@ class ATProtoOAuth:
             NoSession: no live session of the account covers the scopes.
             StoreUnavailable: nobody can say.
         """
-        async with self:
-            runtime = self.runtime()
+        runtime = self.runtime()
+        # Without lifespan, requests of this loop use its connections: not this job's to close.
+        borrowed = runtime.opened and not runtime.owners
+        async with nullcontext() if borrowed else self:
             records = await self.core.store.list_sessions(
                 SessionFilter(did=did, status="active"), limit=ACCOUNTS
             )
