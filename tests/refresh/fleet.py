@@ -31,6 +31,7 @@ from tests.refresh.wire import Clock, Wire
 T = TypeVar("T")
 
 SECRET_KEYS = (b"k" * 32,)
+SCOPE = "atproto transition:generic"
 #: The life of an access token of the network, in seconds.
 LIFE = 3600.0
 LOOPBACK_URL = "http://127.0.0.1:8123"
@@ -161,6 +162,7 @@ class Fleet:
             timing=timing or TIMING,
             net_policy=self.policy,
             secret_keys=SECRET_KEYS,
+            scope=SCOPE,
         )
         app = ATProtoOAuthMiddleware(make_app(), oauth=oauth)
         async with (
@@ -212,7 +214,12 @@ async def fleet(*, expired: bool = True, served: bool = False) -> AsyncGenerator
     try:
         policy = network.policy(apps={}) if served else network.policy()
         async with world(
-            network, store=store, base_url=base_url, secret_keys=SECRET_KEYS, net_policy=policy
+            network,
+            store=store,
+            base_url=base_url,
+            secret_keys=SECRET_KEYS,
+            net_policy=policy,
+            scope=SCOPE,
         ) as here:
             back = await here.login()
             assert back.status_code == 303, back.text

@@ -38,7 +38,7 @@ async def the_commit_writes_every_column() -> None:
     def narrower(answer: Answer) -> Answer:
         if answer.status != 200:
             return answer
-        return answer.with_json(scope="atproto transition:generic")
+        return answer.with_json(scope="atproto")
 
     async with fleet() as here, here.worker() as one:
         # As if an earlier attempt had failed: every column has something to change.
@@ -54,7 +54,7 @@ async def the_commit_writes_every_column() -> None:
         assert tokens == one.live.tokens
         assert row.sealed_key == one.oauth.core.vault.key_id
         assert row.pds == one.live.pds
-        assert row.scope == "atproto transition:generic"
+        assert row.scope == "atproto"
         assert row.version == 2
         assert row.lease_until is None
         assert (row.attempts, row.first_sent, row.failures) == (0, None, 0)

@@ -7,11 +7,20 @@ from tests.refresh import (
     scenarios_failure,
     scenarios_lease,
     scenarios_post,
+    scenarios_requests,
+    scenarios_sql,
 )
 from tests.refresh.sentences import SCENARIOS, SENTENCES
 
 pytestmark = pytest.mark.anyio
-MODULES = (scenarios_commit, scenarios_failure, scenarios_lease, scenarios_post)
+MODULES = (
+    scenarios_commit,
+    scenarios_failure,
+    scenarios_lease,
+    scenarios_post,
+    scenarios_requests,
+    scenarios_sql,
+)
 
 
 @pytest.mark.parametrize("name", SCENARIOS)

@@ -1,0 +1,122 @@
+"""The refresh on a real database file."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import tempfile
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from sqlalchemy import Connection, event
+from sqlalchemy.engine.interfaces import DBAPICursor, ExecutionContext
+from sqlalchemy.pool import QueuePool
+
+from atproto_oauth_asgi import ATProtoOAuth
+from atproto_oauth_asgi.live import LiveSession
+from atproto_oauth_asgi.runtime import Runtime
+from atproto_oauth_asgi.store import SessionFilter
+from atproto_oauth_asgi.testing import Network
+from atproto_oauth_asgi_migrations import migrate_empty
+from atproto_oauth_asgi_stores import SQLStore
+from tests.app.world import BASE_URL, world
+from tests.refresh.fleet import SECRET_KEYS, TIMING, within
+from tests.refresh.sentences import shows
+
+
+@dataclass(slots=True)
+class OnDisk:
+    network: Network
+    store: SQLStore
+    runtime: Runtime
+    live: LiveSession
+
+    async def refresh(self) -> None:
+        flight = self.runtime.upkeep.begin(self.live)
+        assert flight is not None
+        assert flight.task is not None
+        await within(4, asyncio.wait({flight.task}))
+
+
+@asynccontextmanager
+async def on_disk() -> AsyncGenerator[OnDisk, None]:
+    """Log alice in on a SQLite file, and let her access token run out."""
+    network = Network()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "store.db"
+        url = f"sqlite:///{path}"
+        await asyncio.to_thread(lambda: asyncio.run(migrate_empty(url)))
+        async with world(network, store=SQLStore(url), secret_keys=SECRET_KEYS) as here:
+            await here.login()
+        connection = sqlite3.connect(path)
+        with connection:
+            connection.execute(
+                "UPDATE atproto_oauth_session SET access_expires = 1, refresh_after = 1"
+            )
+        connection.close()
+        network.log.clear()
+        store = SQLStore(url)
+        async with ATProtoOAuth(
+            BASE_URL,
+            store=store,
+            timing=TIMING,
+            net_policy=network.policy(),
+            secret_keys=SECRET_KEYS,
+        ) as oauth:
+            runtime = oauth.runtime()
+            (record,) = await store.list_sessions(SessionFilter())
+            yield OnDisk(network, store, runtime, runtime.sessions.live(record))
+
+
+@shows("6.2.connection", without=("a connection is held",))
+async def no_connection_is_held_while_servers_are_asked() -> None:
+    async with on_disk() as here:
+        engines = await here.store.engines()
+        pools = [cast("QueuePool", engine.sync_engine.pool) for engine in (engines.reader, engines.writer)]
+        held: list[int] = []
+        async with (
+            here.network.hold(f"/{here.live.did}") as looking,
+            here.network.pause_token_endpoint("refresh_token") as posting,
+        ):
+            refreshing = asyncio.create_task(here.refresh())
+            for pause in (looking, posting):
+                await within(2, pause.arrived())
+                held.append(sum(pool.checkedout() for pool in pools))
+                pause.release()
+            await within(4, refreshing)
+
+        assert held == [0, 0]
+        assert here.live.version == 2
+
+
+@shows("6.2.rowcount", "6.2.transaction", without=("writes return rows", "one transaction for all"))
+async def each_write_is_one_guarded_update_in_its_own_transaction() -> None:
+    async with on_disk() as here:
+        engines = await here.store.engines()
+        statements: list[str] = []
+
+        def note(
+            _connection: Connection,
+            _cursor: DBAPICursor,
+            statement: str,
+            _parameters: object,
+            _context: ExecutionContext | None,
+            _many: bool,
+        ) -> None:
+            statements.append(statement.split()[0])
+            if " RETURNING " in f" {' '.join(statement.split())} ".upper():
+                statements.append("RETURNING")
+
+        def ended(_connection: Connection) -> None:
+            statements.append("COMMIT")
+
+        event.listen(engines.writer.sync_engine, "before_cursor_execute", note)
+        event.listen(engines.writer.sync_engine, "commit", ended)
+        await here.refresh()
+
+        # Acquire, two marks (the second after the nonce challenge), and the commit.
+        assert statements == ["BEGIN", "UPDATE", "COMMIT"] * 4
+        assert here.live.version == 2
