@@ -177,12 +177,12 @@ async def test_whom_the_app_turns_away_keeps_no_grant(reference: ReferenceNetwor
     async def refuse(login: Login) -> None:
         await login.session.query("com.atproto.server.getSession")
         assert isinstance(login.session, OAuthSession)
-        grants.append(Grant(here, login.session))
+        grants.append(Grant(app, login.session))
         raise LoginRefused("Members only.")
 
     reference.control.clear_log()
-    async with world(reference, on_login=refuse) as here:
-        back = await here.login()
+    async with world(reference, on_login=refuse) as app:
+        back = await app.login()
         await until(
             lambda: any(entry.status == 200 for entry in reference.control.log("/oauth/revoke"))
         )
@@ -220,7 +220,7 @@ async def test_a_missing_scope_is_the_pds_s_error_and_ends_nothing(
     reference.control.clear_log()
     here.listen()
     async with here.oauth.session_for(reference.account(ALICE).did) as session:
-        record = {"repo": session.did, "collection": "app.bsky.feed.post", "record": {}}
+        record = {"repo": session.did, "collection": "app.bsky.feed.post", "record": {"text": "no"}}
         with pytest.raises(XRPCError) as refused:
             await session.procedure("com.atproto.repo.createRecord", record)
     answer = await here.browser.get("/me")

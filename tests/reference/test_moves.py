@@ -130,8 +130,10 @@ async def test_the_answer_of_one_server_does_not_finish_a_login_at_another(
         begun = await here.begin(DAVE)
         async with HttpUser() as person:
             other = await person.deny(begun.headers["location"])
-        mixed = other.partition("?")[0] + "?" + good.partition("?")[2].replace(
-            state_of(good), state_of(other)
+        mixed = (
+            other.partition("?")[0]
+            + "?"
+            + good.partition("?")[2].replace(state_of(good), state_of(other))
         )
         second.control.clear_log()
         refused = await here.browser.get(mixed)

@@ -145,7 +145,12 @@ class LoopbackTransport(httpx.AsyncBaseTransport):
     """
 
     def __init__(self, ca: ThrowawayCA) -> None:
-        self._inner = httpx.AsyncHTTPTransport(verify=ca.client_context(), trust_env=False)
+        self._inner = httpx.AsyncHTTPTransport(
+            verify=ca.client_context(),
+            trust_env=False,
+            # A server in this event loop would wait for the end of a connection nobody reads.
+            limits=httpx.Limits(max_keepalive_connections=0),
+        )
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         return await self._inner.handle_async_request(

@@ -8,7 +8,6 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Unpack
-from urllib.parse import parse_qs, urlsplit
 
 import anyio
 import httpx
@@ -188,7 +187,6 @@ async def world(
     *,
     networks: Sequence[ReferenceNetwork] = (),
     base_url: str = BASE_URL,
-    store_url: str = "memory://",
     cookies: http.cookiejar.CookieJar | None = None,
     transport: httpx.AsyncBaseTransport | None = None,
     on_login: OnLogin | None = None,
@@ -203,9 +201,9 @@ async def world(
         settings.setdefault("allow_insecure_loopback", True)
         settings.setdefault("plc_url", network.plc)
     settings.setdefault("scope", SCOPE)
+    settings.setdefault("store_url", "memory://")
     oauth = ATProtoOAuth(
         base_url,
-        store=store_url,
         on_login=on_login,
         handle_resolver=(
             None if "handle_resolver_url" in settings else Handles([network, *networks])
@@ -230,7 +228,7 @@ class Grant:
     """What a session's tokens were, to be tried at the servers without the library."""
 
     def __init__(self, here: World, session: OAuthSession) -> None:
-        live = session._live
+        live = session._live  # pyright: ignore[reportPrivateUsage]  # tokens are nowhere else
         self.refresh_token = live.tokens.refresh_token or ""
         self.access_token = live.tokens.access_token
         self._network = here.network
@@ -269,8 +267,3 @@ async def until(check: Callable[[], bool], *, seconds: float = 15) -> None:
     while not check():
         assert time.monotonic() < deadline, "it did not happen"
         await anyio.sleep(0.02)
-
-
-def error_in(url: str) -> str | None:
-    """Return the error that a redirect to the app's own login page names."""
-    return next(iter(parse_qs(urlsplit(url).query).get("error", [])), None)
