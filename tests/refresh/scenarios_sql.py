@@ -92,7 +92,7 @@ async def no_connection_is_held_while_servers_are_asked() -> None:
         assert here.live.version == 2
 
 
-@shows("6.2.rowcount", "6.2.transaction", without=("writes return rows", "one transaction for all"))
+@shows("6.2.rowcount", "6.2.transaction", without=("writes return rows", "writes read first"))
 async def each_write_is_one_guarded_update_in_its_own_transaction() -> None:
     async with on_disk() as here:
         engines = await here.store.engines()

@@ -1,0 +1,44 @@
+"""Planted faults: each takes exactly one promise away, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from tests.refresh import fleet
+
+Plant = Callable[[pytest.MonkeyPatch], None]
+FAULTS: dict[str, Plant] = {}
+
+
+def fault(name: str) -> Callable[[Plant], Plant]:
+    """Register what plants a fault for as long as the patch lasts."""
+
+    def register(plant: Plant) -> Plant:
+        assert name not in FAULTS
+        FAULTS[name] = plant
+        return plant
+
+    return register
+
+
+def _time(name: str, **seconds: float) -> None:
+    @fault(name)
+    def plant(patch: pytest.MonkeyPatch) -> None:
+        patch.setattr(fleet, "TIMING", replace(fleet.TIMING, **seconds))
+
+    assert plant
+
+
+_time("lease lengths are swapped", lease=1.5, marked_lease=0.4)
+_time("verify has no deadline", verify=60.0)
+_time("POSTs are given up early", post=0.1, late_answer=0.02)
+_time("POSTs have no deadline", post=60.0)
+_time("tries have no deadline", commit_try=60.0)
+_time("commits are tried again late", commit_again=0.3)
+_time("the pause never grows", backoff=2.0)
+_time("the pause grows for ever", backoff=1e9)
+_time("Retry-After is not capped", retry_after=1e9)
+_time("the backoff is not kept", backoff=0.0)

@@ -1,0 +1,352 @@
+"""Faults of the store: one guard or one column is missing."""
+# pyright: reportPrivateUsage=false
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from atproto_oauth_asgi.refresh import Refresher
+from atproto_oauth_asgi.store import SessionRecord
+from atproto_oauth_asgi_stores import database
+from atproto_oauth_asgi_stores.memory import MemoryStore
+from atproto_oauth_asgi_stores.memory_rows import SessionRow
+from tests.refresh.faults import fault
+from tests.refresh.scenarios_commit import COLUMNS
+
+# --- Acquire ---
+
+
+def _ignores(what: str, column: str, value: object) -> None:
+    @fault(what)
+    def plant(patch: pytest.MonkeyPatch) -> None:
+        acquire: Any = MemoryStore.acquire_refresh
+
+        async def faulty(self: MemoryStore, session_id: str, /, **kwargs: Any) -> bool:
+            row = self._sessions[session_id]
+            before = getattr(row, column)
+            setattr(row, column, value)
+            taken: bool = await acquire(self, session_id, **kwargs)
+            if not taken or column not in {"lease_owner", "lease_until"}:
+                setattr(row, column, before)
+            return taken
+
+        patch.setattr(MemoryStore, "acquire_refresh", faulty)
+
+    assert plant
+
+
+_ignores("acquire ignores the status", "status", "active")
+_ignores("acquire ignores the interval", "refresh_after", 0)
+_ignores("acquire ignores the lease", "lease_until", None)
+
+
+@fault("acquire ignores the version")
+def _any_version(patch: pytest.MonkeyPatch) -> None:
+    acquire: Any = MemoryStore.acquire_refresh
+
+    async def faulty(self: MemoryStore, session_id: str, /, **kwargs: Any) -> bool:
+        kwargs["version"] = self._sessions[session_id].version
+        taken: bool = await acquire(self, session_id, **kwargs)
+        return taken
+
+    patch.setattr(MemoryStore, "acquire_refresh", faulty)
+
+
+@fault("acquire ignores what was watched")
+def _unwatched(patch: pytest.MonkeyPatch) -> None:
+    acquire: Any = MemoryStore.acquire_refresh
+
+    async def faulty(self: MemoryStore, session_id: str, /, **kwargs: Any) -> bool:
+        row = self._sessions[session_id]
+        kwargs["watched"] = (row.lease_owner, row.lease_until)
+        taken: bool = await acquire(self, session_id, **kwargs)
+        return taken
+
+    patch.setattr(MemoryStore, "acquire_refresh", faulty)
+
+
+@fault("unspent leases are watched")
+def _unspent_watched(patch: pytest.MonkeyPatch) -> None:
+    acquire: Any = MemoryStore.acquire_refresh
+
+    async def faulty(self: MemoryStore, session_id: str, /, **kwargs: Any) -> bool:
+        row = self._sessions[session_id]
+        if row.lease_until is not None and row.lease_owner != kwargs["owner"]:
+            return False
+        taken: bool = await acquire(self, session_id, **kwargs)
+        return taken
+
+    patch.setattr(MemoryStore, "acquire_refresh", faulty)
+
+
+@fault("worker's clock")
+def _workers_clock(patch: pytest.MonkeyPatch) -> None:
+    acquire: Any = MemoryStore.acquire_refresh
+
+    async def faulty(self: MemoryStore, session_id: str, /, **kwargs: Any) -> bool:
+        clock, self._now = self._now, lambda: time.time_ns() // 1_000_000
+        try:
+            taken: bool = await acquire(self, session_id, **kwargs)
+        finally:
+            self._now = clock
+        return taken
+
+    patch.setattr(MemoryStore, "acquire_refresh", faulty)
+
+
+@fault("lease removed")
+def remove_lease(patch: pytest.MonkeyPatch) -> None:
+    async def acquire(self: MemoryStore, session_id: str, /, *, owner: str, **_: Any) -> bool:
+        self._sessions[session_id].lease_owner = owner
+        return True
+
+    async def mark(*_args: Any, **_kwargs: Any) -> bool:
+        return True
+
+    patch.setattr(MemoryStore, "acquire_refresh", acquire)
+    patch.setattr(MemoryStore, "mark_refresh", mark)
+
+
+# --- Mark ---
+
+
+@fault("each POST counts as an attempt")
+def _each_counts(patch: pytest.MonkeyPatch) -> None:
+    mark: Any = MemoryStore.mark_refresh
+
+    async def faulty(self: MemoryStore, session_id: str, /, **kwargs: Any) -> bool:
+        done: bool = await mark(self, session_id, **{**kwargs, "first": True})
+        return done
+
+    patch.setattr(MemoryStore, "mark_refresh", faulty)
+
+
+@fault("every mark counts twice")
+def _counts_twice(patch: pytest.MonkeyPatch) -> None:
+    mark: Any = MemoryStore.mark_refresh
+
+    async def faulty(self: MemoryStore, session_id: str, /, **kwargs: Any) -> bool:
+        done: bool = await mark(self, session_id, **kwargs)
+        self._sessions[session_id].attempts += 1
+        return done
+
+    patch.setattr(MemoryStore, "mark_refresh", faulty)
+
+
+@fault("first_sent moves")
+def _first_moves(patch: pytest.MonkeyPatch) -> None:
+    mark: Any = MemoryStore.mark_refresh
+
+    async def faulty(self: MemoryStore, session_id: str, /, **kwargs: Any) -> bool:
+        if kwargs["first"]:
+            self._sessions[session_id].first_sent = None
+        done: bool = await mark(self, session_id, **kwargs)
+        return done
+
+    patch.setattr(MemoryStore, "mark_refresh", faulty)
+
+
+# --- Commit ---
+
+
+def _forgets(column: str) -> None:
+    @fault(f"the commit forgets {column}")
+    def plant(patch: pytest.MonkeyPatch) -> None:
+        commit: Any = MemoryStore.commit_refresh
+
+        async def faulty(self: MemoryStore, session_id: str, /, **kwargs: Any) -> bool:
+            row = self._sessions[session_id]
+            before = getattr(row, column)
+            done: bool = await commit(self, session_id, **kwargs)
+            setattr(row, column, before)
+            return done
+
+        patch.setattr(MemoryStore, "commit_refresh", faulty)
+
+    assert plant
+
+
+for _column in COLUMNS:
+    _forgets(_column)
+
+
+def _commits(what: str, *, clear_owner: bool = False, any_version: bool = False) -> None:
+    @fault(what)
+    def plant(patch: pytest.MonkeyPatch) -> None:
+        commit: Any = MemoryStore.commit_refresh
+
+        async def faulty(self: MemoryStore, session_id: str, /, **kwargs: Any) -> bool:
+            row = self._sessions[session_id]
+            if any_version:
+                kwargs["version"] = row.version
+            done: bool = await commit(self, session_id, **kwargs)
+            if clear_owner:
+                row.lease_owner = None
+            return done
+
+        patch.setattr(MemoryStore, "commit_refresh", faulty)
+
+    assert plant
+
+
+_commits("the commit clears the owner", clear_owner=True)
+_commits("the commit ignores the version", any_version=True)
+
+
+@fault("the commit ignores the end")
+def _revives(patch: pytest.MonkeyPatch) -> None:
+    commit: Any = MemoryStore.commit_refresh
+
+    async def faulty(self: MemoryStore, session_id: str, /, **kwargs: Any) -> bool:
+        self._sessions[session_id].status = "active"
+        done: bool = await commit(self, session_id, **kwargs)
+        return done
+
+    patch.setattr(MemoryStore, "commit_refresh", faulty)
+
+
+def _commits_only(what: str, *, column: str) -> None:
+    @fault(what)
+    def plant(patch: pytest.MonkeyPatch) -> None:
+        commit: Any = MemoryStore.commit_refresh
+
+        async def faulty(self: MemoryStore, session_id: str, /, **kwargs: Any) -> bool:
+            row = self._sessions[session_id]
+            wanted = kwargs["owner"] if column == "lease_owner" else "active"
+            if getattr(row, column) != wanted:
+                return False
+            done: bool = await commit(self, session_id, **kwargs)
+            return done
+
+        patch.setattr(MemoryStore, "commit_refresh", faulty)
+
+    assert plant
+
+
+_commits_only("the commit is guarded by owner", column="lease_owner")
+_commits_only("the commit wants an active session", column="status")
+
+
+@fault("rekey ignores the version")
+def _rekey(patch: pytest.MonkeyPatch) -> None:
+    reseal: Any = MemoryStore.reseal
+
+    async def faulty(self: MemoryStore, session_id: str, /, **kwargs: Any) -> bool:
+        kwargs["version"] = self._sessions[session_id].version
+        done: bool = await reseal(self, session_id, **kwargs)
+        return done
+
+    patch.setattr(MemoryStore, "reseal", faulty)
+
+
+# --- Reading again ---
+
+
+def _reads(patch: pytest.MonkeyPatch, **instead: Any) -> None:
+    load: Any = MemoryStore.load_session
+
+    async def faulty(self: MemoryStore, session_id: str, /) -> SessionRecord | None:
+        record: SessionRecord | None = await load(self, session_id)
+        if record is not None and record.version > 1:
+            return replace(record, **instead)
+        return record
+
+    patch.setattr(MemoryStore, "load_session", faulty)
+
+
+@fault("nobody looks for its own commit")
+def _not_mine(patch: pytest.MonkeyPatch) -> None:
+    _reads(patch, lease_owner=None)
+
+
+@fault("the end is overlooked")
+def _end_overlooked(patch: pytest.MonkeyPatch) -> None:
+    _reads(patch, status="active", ended_reason=None)
+
+
+# --- Failures and ends ---
+
+
+@fault("the journal is wiped")
+def _wiped(patch: pytest.MonkeyPatch) -> None:
+    release: Any = MemoryStore.release_refresh
+
+    async def faulty(self: MemoryStore, session_id: str, /, **kwargs: Any) -> bool:
+        done: bool = await release(self, session_id, **{**kwargs, "unspent": True})
+        return done
+
+    patch.setattr(MemoryStore, "release_refresh", faulty)
+
+
+@fault("the attempt is not counted")
+def _not_counted(patch: pytest.MonkeyPatch) -> None:
+    async def faulty(*_args: Any, **_kwargs: Any) -> bool:
+        return True
+
+    patch.setattr(MemoryStore, "count_attempt", faulty)
+
+
+def _ends(what: str, *, any_status: bool = False, any_version: bool = False) -> None:
+    @fault(what)
+    def plant(patch: pytest.MonkeyPatch) -> None:
+        async def faulty(
+            self: MemoryStore, session_id: str, reason: Any, /, *, version: int | None = None
+        ) -> bool:
+            row: SessionRow = self._sessions[session_id]
+            if row.status == "ended" and not any_status:
+                return False
+            if version not in {None, row.version} and not any_version:
+                return False
+            row.end(reason, self._now())
+            return True
+
+        patch.setattr(MemoryStore, "end_session", faulty)
+
+    assert plant
+
+
+_ends("the last reason wins", any_status=True)
+_ends("ending ignores the version", any_version=True)
+
+
+# --- SQL ---
+
+
+@fault("a connection is held")
+def _held(patch: pytest.MonkeyPatch) -> None:
+    refresh: Any = Refresher._refresh
+
+    async def faulty(self: Any, hold: Any) -> None:
+        engines = await self._store.engines()
+        async with engines.reader.connect():
+            await refresh(self, hold)
+
+    patch.setattr(Refresher, "_refresh", faulty)
+
+
+@fault("writes return rows")
+def _returning(patch: pytest.MonkeyPatch) -> None:
+    async def faulty(connection: AsyncConnection, statement: Any) -> int:
+        rows: Sequence[Any] = (await connection.execute(statement.returning(sa.text("1")))).all()
+        return len(rows)
+
+    patch.setattr(database, "changed", faulty)
+
+
+@fault("writes read first")
+def _reads_first(patch: pytest.MonkeyPatch) -> None:
+    changed: Any = database.changed
+
+    async def faulty(connection: AsyncConnection, statement: Any) -> int:
+        await connection.execute(sa.select(1))
+        count: int = await changed(connection, statement)
+        return count
+
+    patch.setattr(database, "changed", faulty)

@@ -1,0 +1,27 @@
+"""Every scenario fails under each fault that it names: it would be noticed."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.refresh import faults_core, faults_requests, faults_store
+from tests.refresh.faults import FAULTS
+from tests.refresh.sentences import SCENARIOS
+from tests.refresh.test_scenarios import MODULES as SCENARIO_MODULES
+
+pytestmark = pytest.mark.anyio
+MODULES = (faults_core, faults_requests, faults_store, *SCENARIO_MODULES)
+PAIRS = [(name, fault) for name, one in SCENARIOS.items() for fault in one.without]
+
+
+@pytest.mark.parametrize(("name", "fault"), PAIRS)
+async def test_a_broken_promise_is_noticed(
+    name: str, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FAULTS[fault](monkeypatch)
+    with pytest.raises(AssertionError):
+        await SCENARIOS[name].run()
+
+
+def test_no_fault_is_left_over() -> None:
+    assert {fault for _, fault in PAIRS} == set(FAULTS)
