@@ -34,12 +34,14 @@ Scope = MutableMapping[str, Any]
 class Place:
     """Where a request entered: which `ATProtoOAuth`, and under which path."""
 
-    __slots__ = ("_path", "_scope", "oauth", "read", "refused")
+    __slots__ = ("_path", "_scope", "hint", "oauth", "read", "refused")
 
     def __init__(self, oauth: ATProtoOAuth, scope: Scope, path: str) -> None:
         self.oauth = oauth
         self._scope = scope
         self._path = path
+        #: Account to log in with again: its session is kept, but cannot be used.
+        self.hint: str | None = None
         #: Whether the app asked who is signed in.
         self.read = False
         #: The error that a WebSocket is to be closed for.
@@ -201,7 +203,7 @@ def _login_url(
     # Only a page can be come back to: the path of an API call is no place for a person.
     target = place.path if is_page(conn) else None
     if isinstance(error, NotAuthenticated | SessionRevoked):
-        return place.oauth.login_url(next=target)
+        return place.oauth.login_url(next=target, identifier=place.hint)
     if isinstance(error, InsufficientScope):
         return place.oauth.login_url(
             next=target,

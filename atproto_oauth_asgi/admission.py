@@ -7,7 +7,7 @@ import logging
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -21,8 +21,8 @@ from atproto_oauth_asgi.identifiers import Did, Handle
 from atproto_oauth_asgi.identity import Identity
 from atproto_oauth_asgi.live import LiveSession
 from atproto_oauth_asgi.runtime import Runtime
-from atproto_oauth_asgi.sessions import ACCOUNTS, cookie_hash
-from atproto_oauth_asgi.store import BrowserLogin, NewSession, SessionFilter, SessionRecord
+from atproto_oauth_asgi.sessions import cookie_hash, unended
+from atproto_oauth_asgi.store import BrowserLogin, NewSession, SessionRecord
 from atproto_oauth_asgi.tokens import TokenResponse, Tokens
 from atproto_oauth_asgi.vault import Owner
 
@@ -126,16 +126,20 @@ async def admit(
             )
         )
     browser_id, replaced = await _browser(core, cookie, live.did, add=attempt.add)
-    new_cookie = new_secret()
-    await core.store.create_session(
-        row(),
-        browser=BrowserLogin(
-            id=browser_id, cookie_hash=cookie_hash(new_cookie), lifetime_ms=lifetime * 1000
-        ),
-        replaces=[record.id for record in replaced],
+    login = BrowserLogin(
+        id=browser_id or secrets.token_urlsafe(16),
+        cookie_hash=cookie_hash(new_cookie := new_secret()),
+        lifetime_ms=lifetime * 1000,
+        presented=cookie_hash(cookie) if browser_id and cookie else None,
     )
+    if not await core.store.create_session(
+        row(), browser=login, replaces=[record.id for record in replaced]
+    ):
+        # Another login changed the cookie a moment ago: this one gets a browser of its own.
+        login, replaced = replace(login, id=secrets.token_urlsafe(16), presented=None), []
+        await core.store.create_session(row(), browser=login)
     live.saved = True
-    live.browser_id = browser_id
+    live.browser_id = login.id
     runtime.sessions.keep(live)
     if cookie is not None:
         runtime.sessions.forget_cookie(cookie)
@@ -183,21 +187,20 @@ def _record(row: NewSession) -> SessionRecord:
 
 async def _browser(
     core: Core, cookie: str | None, did: str, *, add: bool
-) -> tuple[str, Sequence[SessionRecord]]:
-    """Return the id of the browser's row, new or not, and the sessions that this login replaces."""
+) -> tuple[str | None, Sequence[SessionRecord]]:
+    """Return the id of the browser's row, if there is one, and the sessions to be replaced."""
     loaded = await core.store.load(cookie_hash(cookie)) if cookie is not None else None
-    if loaded is None:
-        return secrets.token_urlsafe(16), []
+    if loaded is None or not loaded.current:
+        # Whoever knew the cookie before somebody else's login must not get hold of that login.
+        return None, []
     active = loaded.session.id if loaded.session is not None else None
-    rows = await core.store.list_sessions(
-        SessionFilter(browser_id=loaded.browser_id), limit=ACCOUNTS
-    )
+    rows = await unended(core.store, loaded.browser_id)
     return loaded.browser_id, [
         row
         for row in rows
         # The same account is never listed twice; without `add` the new login takes the place of
         # the one that was active.
-        if row.status != "ended" and (row.did == did or (not add and row.id == active))
+        if row.did == did or (not add and row.id == active)
     ]
 
 

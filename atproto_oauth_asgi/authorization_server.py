@@ -8,7 +8,7 @@ from typing import cast
 
 import httpx
 
-from atproto_oauth_asgi.dpop import DPoPKey, Nonces, origin_of, target_uri
+from atproto_oauth_asgi.dpop import DPoPKey, Nonces, dpop_error, origin_of, target_uri
 from atproto_oauth_asgi.errors import BadAnswer
 from atproto_oauth_asgi.keys import ASSERTION_TYPE, ClientKeys
 from atproto_oauth_asgi.net import Answer, Net
@@ -104,7 +104,10 @@ async def attempt(
         before_send=before_send,
     )
     given = nonces.learn(origin, answer.headers)
-    challenged = answer.status in {400, 401} and _text(answer, "error") == "use_dpop_nonce"
+    challenged = answer.status in {400, 401} and "use_dpop_nonce" in {
+        _text(answer, "error"),
+        dpop_error(answer.headers),
+    }
     return ASAnswer(
         answer=answer,
         # Asking again with a nonce that was just refused would never end (RFC 9449 §8).

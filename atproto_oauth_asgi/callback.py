@@ -12,7 +12,6 @@ import contextlib
 import hmac
 import json
 import logging
-import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -44,7 +43,7 @@ from atproto_oauth_asgi.errors import (
     Unreachable,
     error_for,
 )
-from atproto_oauth_asgi.login import refusal
+from atproto_oauth_asgi.login import ERROR_CODE, refusal
 from atproto_oauth_asgi.runtime import Runtime
 from atproto_oauth_asgi.server_metadata import ServerMetadata
 from atproto_oauth_asgi.sessions import cookie_hash
@@ -64,7 +63,6 @@ REPEAT_WAIT = 30.0
 EXCHANGE_DEADLINE = 30.0
 
 _PARAMETERS = ("state", "iss", "code", "error", "error_description", "response")
-_ERROR_CODE = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
 _INTERACTION = frozenset(
     {"login_required", "consent_required", "interaction_required", "account_selection_required"}
 )
@@ -178,7 +176,9 @@ async def _repeat(core: Core, key_hash: bytes, consumed: Consumed) -> Finished:
     if record is None or record.status == "ended" or record.browser_id is None:
         raise CallbackFailed(InvalidCallback(), **where)
     cookie = new_secret()
-    await core.store.rotate_cookie(record.browser_id, cookie_hash(cookie))
+    if not await core.store.rotate_cookie(record.browser_id, cookie_hash(cookie), active=record.id):
+        # Somebody else has logged in there since; that login is none of this callback's.
+        raise CallbackFailed(InvalidCallback(), **where)
     return Finished(cookie=cookie, next=outcome["next"])
 
 
@@ -305,5 +305,5 @@ def _denied(parameters: Mapping[str, str]) -> LoginError:
         return InteractionRequired()
     if error == "invalid_scope":
         return ScopeRefused()
-    shown = error if _ERROR_CODE.fullmatch(error) else "an unknown error"
+    shown = error if ERROR_CODE.fullmatch(error) else "an unknown error"
     return AuthorizationFailed(f"The authorization server answered {shown}.", error=shown)

@@ -59,7 +59,7 @@ def refuse_wrong_host(conn: HTTPConnection, settings: Settings) -> None:
         WrongHost: with ALLOW_INSECURE_LOOPBACK: the Host is not this machine's; in loopback
             development: a form was posted under another host than BASE_URL's.
     """
-    host = conn.headers.get("host", "").lower()
+    host = host_of(conn)
     if settings.allow_insecure_loopback and _name(host) not in _LOOPBACK:
         msg = f"In development this app answers as 127.0.0.1 only; open {settings.base_url}."
         raise WrongHost(msg)
@@ -67,6 +67,12 @@ def refuse_wrong_host(conn: HTTPConnection, settings: Settings) -> None:
     if settings.loopback and conn.scope.get("method") == "POST" and host != expected:
         msg = f"This form was opened under another address; open {settings.base_url} and try again."
         raise WrongHost(msg)
+
+
+def host_of(conn: HTTPConnection) -> str:
+    """Return the Host of a request as origins spell it: lower case, without a default port."""
+    host = conn.headers.get("host", "").lower()
+    return host.removesuffix(":443").removesuffix(":80")
 
 
 def _is_ours(origin: str, settings: Settings) -> bool:

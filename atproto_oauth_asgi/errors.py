@@ -39,6 +39,41 @@ class ConfigurationError(ATProtoOAuthError):
     sentence = "This site's sign-in is not set up correctly."
 
 
+class Detail(dict[str, object]):
+    """Is an `HTTPException.detail` that Starlette prints as JSON and FastAPI nests as an object."""
+
+    def encode(self, encoding: str = "utf-8") -> bytes:
+        """Return the JSON text, which is what Starlette asks a detail for."""
+        return json.dumps(self).encode(encoding)
+
+
+class RequestError(ATProtoOAuthError, HTTPException):
+    """Is an error that an app may let pass: any Starlette-based framework answers it rightly.
+
+    `status_code`, `detail` and `headers` are filled for the connection by the accessors, so the
+    answer is the same whether the middleware wraps the app or is added to it.
+    """
+
+    def __init__(self, message: str | None = None) -> None:
+        ATProtoOAuthError.__init__(self, message)
+        #: Where to sign in, when that helps and the connection is known.
+        self.login_url: str | None = None
+        self.status_code = self.status
+        self.detail = Detail(error=self.code, message=self.sentence)  # type: ignore[assignment]  # printed by the framework, see Detail
+        self.headers: Mapping[str, str] | None = {
+            "content-type": "application/json",
+            "cache-control": "no-store",
+        }
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self)!r})"
+
+    def login(self, url: str) -> None:
+        """Say in the answer where to sign in."""
+        self.login_url = url
+        self.detail = Detail(error=self.code, message=self.sentence, login_url=url)  # type: ignore[assignment]  # as above
+
+
 # --- The way out -----------------------------------------------------------------------------
 
 
@@ -277,7 +312,7 @@ class LoginRefused(LoginError):
 # --- At the edge ----------------------------------------------------------------------------
 
 
-class CrossSiteRefused(ATProtoOAuthError):
+class CrossSiteRefused(RequestError):
     """Reports a state-changing request that did not come from our own pages."""
 
     code = "cross_site_refused"
@@ -285,7 +320,7 @@ class CrossSiteRefused(ATProtoOAuthError):
     sentence = "This request did not come from this site, so it was refused."
 
 
-class WrongHost(ATProtoOAuthError):
+class WrongHost(RequestError):
     """Reports a request under another host than BASE_URL's.
 
     Mend it by opening BASE_URL in the browser, or by fixing the proxy's host settings.
@@ -296,41 +331,6 @@ class WrongHost(ATProtoOAuthError):
     sentence = "Please open this site under its own address."
 
 
-class Detail(dict[str, object]):
-    """Is an `HTTPException.detail` that Starlette prints as JSON and FastAPI nests as an object."""
-
-    def encode(self, encoding: str = "utf-8") -> bytes:
-        """Return the JSON text, which is what Starlette asks a detail for."""
-        return json.dumps(self).encode(encoding)
-
-
-class RequestError(ATProtoOAuthError, HTTPException):
-    """Is an error that an app may let pass: any Starlette-based framework answers it rightly.
-
-    `status_code`, `detail` and `headers` are filled for the connection by the accessors, so the
-    answer is the same whether the middleware wraps the app or is added to it.
-    """
-
-    def __init__(self, message: str | None = None) -> None:
-        ATProtoOAuthError.__init__(self, message)
-        #: Where to sign in, when that helps and the connection is known.
-        self.login_url: str | None = None
-        self.status_code = self.status
-        self.detail = Detail(error=self.code, message=self.sentence)  # type: ignore[assignment]  # printed by the framework, see Detail
-        self.headers: Mapping[str, str] | None = {
-            "content-type": "application/json",
-            "cache-control": "no-store",
-        }
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({str(self)!r})"
-
-    def login(self, url: str) -> None:
-        """Say in the answer where to sign in."""
-        self.login_url = url
-        self.detail = Detail(error=self.code, message=self.sentence, login_url=url)  # type: ignore[assignment]  # as above
-
-
 class NotAuthenticated(RequestError):
     """Reports that the request carries no usable session."""
 
@@ -339,7 +339,7 @@ class NotAuthenticated(RequestError):
     sentence = "Please sign in."
 
 
-class NoSession(ATProtoOAuthError):
+class NoSession(RequestError):
     """Reports that no live session of the account covers the scopes asked for."""
 
     code = "no_session"

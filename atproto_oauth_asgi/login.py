@@ -7,6 +7,7 @@ request -> attempt in the store -> redirect. The other half is in `callback`.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -41,6 +42,8 @@ from atproto_oauth_asgi.store import OneTime
 
 log = logging.getLogger(__name__)
 
+#: What an OAuth error code may look like where we repeat it (RFC 6749 §5.2).
+ERROR_CODE = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
 #: Values of `prompt` (OpenID Connect Core §3.1.2.1; `create`: its own registration draft).
 PROMPTS = frozenset({"none", "login", "consent", "select_account", "create"})
 
@@ -90,6 +93,9 @@ async def begin_login(
     kid = core.settings.client_keys.signing_kid if core.settings.client_keys else None
     if wanted.prompt is not None and wanted.prompt not in PROMPTS:
         msg = f"prompt must be one of {', '.join(sorted(PROMPTS))}."
+        raise LoginError(msg)
+    if wanted.prompt == "none" and kid is None:
+        msg = "Only a confidential client may log in silently; set CLIENT_KEYS, or drop the prompt."
         raise LoginError(msg)
     account = await _find(core, wanted)
     key, verifier, state = DPoPKey.generate(), new_verifier(), new_state()
@@ -194,7 +200,10 @@ async def _push(
         raise AuthorizationFailed(str(exc)) from exc
     if answer.answer.status not in {200, 201}:
         raise refusal(answer)
-    document = answer.document()
+    try:
+        document = answer.document()
+    except BadAnswer as exc:
+        raise AuthorizationFailed(str(exc)) from exc
     request_uri, expires_in = document.get("request_uri"), document.get("expires_in")
     if (
         not isinstance(request_uri, str)
@@ -214,10 +223,12 @@ async def _push(
 def refusal(answer: ASAnswer) -> LoginError:
     """Return the error for an authorization server's refusal."""
     error = answer.error
+    if error is not None and not ERROR_CODE.fullmatch(error):
+        error = None
     words = f"The authorization server answered {answer.answer.status} {error or ''}".rstrip()
     log.warning(
         "login.refused_by_server",
-        extra={"status": answer.answer.status, "error": error, "words": answer.description},
+        extra={"status": answer.answer.status, "error": error, "words": ascii(answer.description)},
     )
     if error == "invalid_scope":
         return ScopeRefused(f"{words}; it does not grant the scope that was asked for.")

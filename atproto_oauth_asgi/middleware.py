@@ -14,9 +14,9 @@ from atproto_oauth_asgi.lifespan import Lifespan
 from atproto_oauth_asgi.oauth import ATProtoOAuth
 from atproto_oauth_asgi.runtime import Runtime
 from atproto_oauth_asgi.session import OAuthSession
+from atproto_oauth_asgi.socket_end import SocketEnd
 
 _READS = frozenset({"GET", "HEAD"})
-_STARTS = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
 
 
 class ATProtoOAuthMiddleware:
@@ -59,11 +59,16 @@ class ATProtoOAuthMiddleware:
             await self._call(attach(scope, None, place), receive, send, place)
             return
         session, runtime = await self._session(scope, cookie, place)
+        inner = attach(scope, session, place)
+        if runtime is None or runtime.owners:
+            await self._call(inner, receive, send, place)
+            return
+        runtime.requests += 1
         try:
-            await self._call(attach(scope, session, place), receive, send, place)
+            await self._call(inner, receive, send, place)
         finally:
-            if runtime is not None and not runtime.owners:
-                await runtime.settle()
+            runtime.requests -= 1
+            await runtime.settle()
 
     async def _session(
         self, scope: Scope, cookie: str, place: Place
@@ -76,7 +81,7 @@ class ATProtoOAuthMiddleware:
         fresh = method not in _READS or headers.get(b"sec-fetch-mode") == b"navigate"
         try:
             runtime = await oauth.open()
-            live = await runtime.sessions.by_cookie(cookie, fresh=fresh)
+            live, place.hint = await runtime.sessions.by_cookie(cookie, fresh=fresh)
         except StoreUnavailable as exc:
             # Never anonymous: the accessors say that nobody can say.
             return exc, None
@@ -90,17 +95,17 @@ class ATProtoOAuthMiddleware:
         return runtime.session(live, place.prepare), runtime
 
     async def _call(self, scope: Scope, receive: Receive, send: Send, place: Place) -> None:
+        if scope["type"] == "websocket":
+            await self._call_socket(scope, receive, send, place)
+            return
         started = False
 
         async def watched(message: Message) -> None:
             nonlocal started
-            if message["type"] in _STARTS:
+            if message["type"] == "http.response.start":
                 started = True
-                if place.read and message["type"] == "http.response.start":
+                if place.read:
                     _private(message)
-            elif message["type"] == "websocket.close":
-                started = True
-                place.refused = None
             await send(message)
 
         try:
@@ -108,16 +113,21 @@ class ATProtoOAuthMiddleware:
         except ConfigurationError:
             raise
         except ATProtoOAuthError as exc:
-            if scope["type"] == "websocket":
-                place.refused = exc
-            elif started:
+            if started:
                 raise
-            else:
-                response = error_response(Request(scope, receive), exc)
-                await response(scope, receive, watched)
-        if place.refused is not None and scope["type"] == "websocket":
-            # Before the handshake this is a 403; after it, "policy violation" (RFC 6455 §7.4.1).
-            await send({"type": "websocket.close", "code": 1008, "reason": place.refused.code})
+            response = error_response(Request(scope, receive), exc)
+            await response(scope, receive, watched)
+
+    async def _call_socket(self, scope: Scope, receive: Receive, send: Send, place: Place) -> None:
+        end = SocketEnd(scope, receive, send, place)
+        error: ATProtoOAuthError | None = None
+        try:
+            await self.app(scope, end.receive, end.send)
+        except ConfigurationError:
+            raise
+        except ATProtoOAuthError as exc:
+            error = exc
+        await end.close(error)
 
     async def _answer(self, route: Route, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)

@@ -20,13 +20,14 @@ from atproto_oauth_asgi import embedded
 from atproto_oauth_asgi.authorization_server import ClientIdentity
 from atproto_oauth_asgi.cookies import Cookies, new_secret
 from atproto_oauth_asgi.core import Core, OnLogin
+from atproto_oauth_asgi.cross_site import may_attach
 from atproto_oauth_asgi.discovery import Discovery
 from atproto_oauth_asgi.environment import (
     SettingsOptions,
     SettingsOverrides,
     read_environment,
 )
-from atproto_oauth_asgi.errors import NoSession
+from atproto_oauth_asgi.errors import CrossSiteRefused, NoSession
 from atproto_oauth_asgi.handles import HandleResolver
 from atproto_oauth_asgi.identity import IdentityResolver
 from atproto_oauth_asgi.login import LoginRequest, begin_login
@@ -40,7 +41,7 @@ from atproto_oauth_asgi.scopes import covers, tokens
 from atproto_oauth_asgi.session import OAuthSession
 from atproto_oauth_asgi.sessions import ACCOUNTS, Account, cookie_hash
 from atproto_oauth_asgi.settings import Settings
-from atproto_oauth_asgi.store import SessionFilter, Store
+from atproto_oauth_asgi.store import SessionFilter, SessionRecord, Store
 from atproto_oauth_asgi.vault import Vault
 
 log = logging.getLogger(__name__)
@@ -217,7 +218,8 @@ class ATProtoOAuth:
 
     async def _leave(self, runtime: Runtime) -> None:
         runtime.owners -= 1
-        if runtime.owners == 0:
+        # Where a job ends beside requests that nobody owns the loop of, they go on.
+        if runtime.owners == 0 and runtime.requests == 0:
             await runtime.aclose()
             with self._lock:
                 self._runtimes.pop(asyncio.get_running_loop(), None)
@@ -271,6 +273,7 @@ class ATProtoOAuth:
 
         Raises:
             ResolutionError: the account or its server was not found, or is not capable.
+            AddressRefused: its server lies where this process may not connect to.
             LoginError: the server, or the scope, was refused.
             StoreUnavailable: the attempt could not be kept.
         """
@@ -324,9 +327,14 @@ class ATProtoOAuth:
         """Make another of this browser's accounts the active one, from the next request on.
 
         Raises:
+            CrossSiteRefused: the request comes from another site.
             NoSession: the account is not signed in here, or needs a new login.
             StoreUnavailable: it could not be written.
         """
+        headers: dict[bytes, bytes] = dict(conn.scope["headers"])
+        method: str | None = conn.scope.get("method")
+        if not self.cross_site_sessions and not may_attach(headers, method, self.settings):
+            raise CrossSiteRefused("Accounts can be switched from this site's own pages only.")
         runtime = await self.open()
         cookie = self.cookies.read_session(conn.scope["headers"])
         accounts = await runtime.sessions.accounts(cookie) if cookie is not None else []
@@ -339,6 +347,20 @@ class ATProtoOAuth:
             msg = f"The session of {did} ended a moment ago; send the person to login."
             raise NoSession(msg)
         runtime.sessions.forget_cookie(cookie)
+
+    async def _active_sessions(self, did: str) -> list[SessionRecord]:
+        """Return the active sessions of an account, the newest login first."""
+        found: list[SessionRecord] = []
+        # More devices than this has nobody; the bound is for a store that repeats itself.
+        for _ in range(20):
+            after = found[-1].id if found else None
+            page = await self.core.store.list_sessions(
+                SessionFilter(did=did, status="active"), after=after, limit=ACCOUNTS
+            )
+            found += page
+            if len(page) < ACCOUNTS:
+                break
+        return sorted(found, key=lambda one: one.created_ago_ms)
 
     @asynccontextmanager
     async def session_for(
@@ -360,10 +382,7 @@ class ATProtoOAuth:
         # Without lifespan, requests of this loop use its connections: not this job's to close.
         borrowed = runtime.opened and not runtime.owners
         async with nullcontext() if borrowed else self:
-            records = await self.core.store.list_sessions(
-                SessionFilter(did=did, status="active"), limit=ACCOUNTS
-            )
-            for record in sorted(records, key=lambda one: one.created_ago_ms):
+            for record in await self._active_sessions(did):
                 live = runtime.sessions.usable(record)
                 if live is not None and covers(live.scope, scopes):
                     break

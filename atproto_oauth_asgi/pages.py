@@ -6,6 +6,7 @@ import base64
 from collections.abc import Mapping
 from hashlib import sha256
 from html import escape
+from urllib.parse import urlencode
 
 from starlette.responses import HTMLResponse
 
@@ -22,6 +23,7 @@ border-radius:.9rem;padding:2rem;box-shadow:0 1px 3px #0001}
 h1{font-size:1.35rem;line-height:1.25;margin:0 0 1rem;overflow-wrap:anywhere}
 p{margin:0 0 1.2rem;color:var(--soft)}
 .back{margin:1.2rem 0 0;text-align:center;font-size:.9rem}
+.back+.back,form:has(.back)+.back{margin-top:.5rem}
 label{display:block;font-weight:600;margin-bottom:.35rem}
 input[type=text]{width:100%;font:inherit;color:inherit;background:transparent;
 padding:.65rem .8rem;border:1px solid var(--line);border-radius:.55rem}
@@ -70,10 +72,12 @@ def login_page(
         for name, value in hidden.items()
     )
     if confirm:
+        other = f"{action}?{urlencode(hidden)}" if hidden else action
         ask = (
             f"<p>Continue as <b>{escape(identifier)}</b>?</p>"
             f'<input type="hidden" name="identifier" value="{escape(identifier)}">'
             "<button autofocus>Continue</button>"
+            f'<p class="back"><a href="{escape(other)}">Use another account</a></p>'
         )
     else:
         ask = (
@@ -91,10 +95,13 @@ def login_page(
     return page("Sign in", body, status=status, loopback=loopback)
 
 
-def message_page(title: str, sentence: str, *, home: str, status: int) -> HTMLResponse:
-    """Return a page with one sentence, and a link to the site."""
+def message_page(
+    title: str, sentence: str, *, home: str, status: int, again: str | None = None
+) -> HTMLResponse:
+    """Return a page with one sentence, a link to the site, and perhaps one to try again."""
     alert = f'<p role="alert">{escape(sentence)}</p>'
-    body = f"<h1>{escape(title)}</h1>{alert}{_back(home, _host(home))}"
+    retry = f'<a class="button" href="{escape(again)}">Try again</a>' if again else ""
+    body = f"<h1>{escape(title)}</h1>{alert}{retry}{_back(home, _host(home))}"
     return page(title, body, status=status)
 
 

@@ -8,13 +8,13 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, cast
 from urllib.parse import parse_qs, urlencode
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from atproto_oauth_asgi.access import is_page
 from atproto_oauth_asgi.callback import CallbackFailed, finish_login
-from atproto_oauth_asgi.cross_site import refuse_cross_site, refuse_wrong_host
+from atproto_oauth_asgi.cross_site import host_of, refuse_cross_site, refuse_wrong_host
 from atproto_oauth_asgi.errors import (
     ATProtoOAuthError,
     ConfigurationError,
@@ -130,11 +130,9 @@ class Routes:
                 cookie=cookies.read_session(headers),
             )
         except CallbackFailed as failed:
-            response = self._failed(
-                failed.error, {"next": failed.next}, identifier=failed.identifier
-            )
+            response = self._ended(failed)
         except StoreUnavailable as exc:
-            response = self._failed(exc, {}, identifier="")
+            response = self._ended(CallbackFailed(exc))
         else:
             response = finished.response or RedirectResponse(finished.next, status_code=303)
             response.headers.append(
@@ -145,6 +143,21 @@ class Routes:
         response.headers["referrer-policy"] = "no-referrer"
         response.headers["cache-control"] = "no-store"
         return response
+
+    def _ended(self, failed: CallbackFailed) -> Response:
+        error, again = failed.error, {"next": failed.next, "identifier": failed.identifier}
+        if self._settings.login_page is not None:
+            return self._own_page({**again, "error": error.code})
+        # No form here: this page sends no referrer, so a browser would post `Origin: null`.
+        return message_page(
+            "Signing in did not work",
+            error.sentence,
+            home=self._settings.base_url,
+            again=self._oauth.login_url(
+                next=failed.next or None, identifier=failed.identifier or None
+            ),
+            status=error.status,
+        )
 
     def _failed(
         self, exc: ATProtoOAuthError, fields: Mapping[str, str], *, identifier: str
@@ -194,7 +207,7 @@ class Routes:
     def _move(self, request: Request) -> Response | None:
         """Send a browser that came under another name to BASE_URL's, before it gets a cookie."""
         settings = self._settings
-        if request.headers.get("host", "").lower() == settings.origin.partition("://")[2]:
+        if host_of(request) == settings.origin.partition("://")[2]:
             return None
         url = f"{settings.base_url}{settings.prefix}/login"
         if _MOVED in request.query_params:
@@ -257,7 +270,7 @@ class Routes:
         if cookie is None:
             return JSONResponse(nobody, headers=_PRIVATE)
         runtime = await self._oauth.open()
-        live = await runtime.sessions.by_cookie(cookie, fresh=True)
+        live, _ = await runtime.sessions.by_cookie(cookie, fresh=True)
         accounts = await runtime.sessions.accounts(cookie)
         listed = [
             {
@@ -286,12 +299,12 @@ class Routes:
 
     async def client_metadata(self, request: Request) -> Response:
         """Publish the client metadata document (atproto OAuth: Client ID Metadata Document)."""
-        del request
+        refuse_wrong_host(request, self._settings)
         return JSONResponse(self._oauth.core.metadata.document(), headers=_PUBLIC)
 
     async def jwks(self, request: Request) -> Response:
         """Publish the public client keys (RFC 7517 §5)."""
-        del request
+        refuse_wrong_host(request, self._settings)
         keys = self._settings.client_keys
         return JSONResponse(keys.public_jwks() if keys else {"keys": []}, headers=_PUBLIC)
 
@@ -319,16 +332,21 @@ def _answering(endpoint: Endpoint, *, home: str) -> Endpoint:
 async def _fields(request: Request) -> dict[str, str]:
     """Read a form or a JSON object of strings, up to 64 KiB."""
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _BODY_LIMIT:
-            raise LoginError("The request body is larger than 64 KiB.")
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > _BODY_LIMIT:
+                raise LoginError("The request body is larger than 64 KiB.")
+    except ClientDisconnect as exc:
+        raise LoginError("The browser went away in the middle of its request.") from exc
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     try:
         if kind == "application/json":
             document: object = json.loads(body or b"{}")
             if not isinstance(document, dict):
                 raise LoginError("Send a JSON object.")
+            # A lone surrogate would only fail later, where it is stored or shown.
+            json.dumps(document, ensure_ascii=False).encode()
             fields = cast("dict[str, object]", document)
             return {
                 name: "1" if value is True else str(value)
@@ -343,7 +361,7 @@ async def _fields(request: Request) -> dict[str, str]:
 def _wants_page(request: Request) -> bool:
     if "hx-request" in request.headers:
         return False
-    if request.headers.get("content-type", "").startswith("application/json"):
+    if request.headers.get("content-type", "").lower().startswith("application/json"):
         return False
     mode = request.headers.get("sec-fetch-mode")
     if mode is not None:

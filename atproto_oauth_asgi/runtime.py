@@ -51,6 +51,8 @@ class Runtime:
         self.net = Net(policy)
         #: How many want this loop's resources kept; without any, nothing outlives a request.
         self.owners = 0
+        #: Requests under way where nobody owns the loop.
+        self.requests = 0
         self.opened = False
         self.opening = asyncio.Lock()
         self.sessions = Sessions(store=store, vault=vault, client=client)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Mapping, Sequence
@@ -11,7 +12,13 @@ from typing import cast
 
 import httpx
 
-from atproto_oauth_asgi.errors import AddressRefused, BadAnswer, RequestError, XRPCError
+from atproto_oauth_asgi.errors import (
+    AddressRefused,
+    BadAnswer,
+    RequestError,
+    Unreachable,
+    XRPCError,
+)
 from atproto_oauth_asgi.identifiers import Did, Handle
 from atproto_oauth_asgi.live import LiveSession
 from atproto_oauth_asgi.scopes import tokens as scope_tokens
@@ -25,8 +32,11 @@ _NSID = re.compile(
     r"[a-zA-Z](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?)+"
     r"\.[a-zA-Z][a-zA-Z0-9]{0,62}"
 )
+_SERVICE = re.compile(r"did:[a-z]+:[a-zA-Z0-9._:%-]+#[!-~]{1,100}")
 #: Most bytes of an answer that is read whole; `stream` has no such limit.
 MAX_ANSWER = 32 * 1024 * 1024
+#: Seconds in which an answer that is read whole must have come to its end.
+ANSWER_DEADLINE = 120.0
 
 
 class OAuthSession:
@@ -139,7 +149,12 @@ class OAuthSession:
                 msg = f"The answer of {host!r} is compressed, though that was not asked for."
                 raise BadAnswer(msg, host=host, http_status=response.status_code)
             cap(response, MAX_ANSWER, host=host)
-            await response.aread()
+            try:
+                async with asyncio.timeout(ANSWER_DEADLINE):
+                    await response.aread()
+            except TimeoutError as exc:
+                msg = f"The answer of {host!r} did not end within {ANSWER_DEADLINE:g} seconds."
+                raise Unreachable(msg, host=host, sent=True) from exc
             return response
 
     @asynccontextmanager
@@ -253,10 +268,9 @@ class OAuthSession:
         await self._end(self._live)
 
     def _url(self, path: str) -> httpx.URL:
-        if path.startswith("/") and not path.startswith("//"):
-            return httpx.URL(self._live.pds + path)
+        inside = path.startswith("/") and not path.startswith("//")
         try:
-            url = httpx.URL(path)
+            url = httpx.URL(self._live.pds + path if inside else path)
         except httpx.InvalidURL as exc:
             msg = "Give a path that starts with one `/`, or a URL of this session's PDS."
             raise AddressRefused(msg) from exc
@@ -274,7 +288,12 @@ def _method(nsid: str) -> str:
 
 
 def _proxy(proxy: str | None) -> dict[str, str]:
-    return {} if proxy is None else {"atproto-proxy": proxy}
+    if proxy is None:
+        return {}
+    if not _SERVICE.fullmatch(proxy):
+        msg = "proxy names a service as DID#service, such as did:web:api.bsky.app#bsky_appview."
+        raise AddressRefused(msg)
+    return {"atproto-proxy": proxy}
 
 
 def _query(params: Mapping[str, Param] | None) -> dict[str, Param] | None:

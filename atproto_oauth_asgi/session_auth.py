@@ -92,10 +92,19 @@ class SessionAuth(httpx.Auth):
                 version, nonce = live.version, self._sign(target)
                 with live.calls.one(replayable=again):
                     response = yield target
+                if target is not request:
+                    # httpx reads it to its end before the request proper goes out.
+                    cap(response, _CHALLENGE_LIMIT, host=None)
+                if origin_of(response.url) != live.pds:
+                    # A client that follows redirects: this is not the PDS's answer.
+                    msg = "The PDS redirected elsewhere; give session.auth no such client."
+                    raise AddressRefused(msg, host=response.url.host)
                 given = live.nonces.learn(live.pds, response.headers)
-                if response.status_code != HTTPStatus.UNAUTHORIZED or not again:
+                if response.status_code not in _CHALLENGES or not again:
                     break
                 error = dpop_error(response.headers)
+                if response.status_code == HTTPStatus.BAD_REQUEST and given != nonce:
+                    error = await _error(response)
                 if error == "use_dpop_nonce" and not nonce_learnt:
                     # The same nonce again would be refused again, for ever (RFC 9449 §8).
                     if given is None or given == nonce:
@@ -153,3 +162,13 @@ class SessionAuth(httpx.Auth):
 
 
 _OURS = "atproto_oauth_asgi"
+_CHALLENGES = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.BAD_REQUEST})
+
+
+async def _error(response: httpx.Response) -> str | None:
+    """Return `use_dpop_nonce` from a body: some servers challenge as an AS does (RFC 9449 §8)."""
+    if not response.headers.get("content-type", "").startswith("application/json"):
+        return None
+    cap(response, _CHALLENGE_LIMIT, host=None)
+    await response.aread()
+    return "use_dpop_nonce" if b'"use_dpop_nonce"' in response.content else None

@@ -16,7 +16,7 @@ from atproto_oauth_asgi.dpop import Nonces
 from atproto_oauth_asgi.errors import SealBroken
 from atproto_oauth_asgi.identifiers import Did, Handle
 from atproto_oauth_asgi.live import LiveSession
-from atproto_oauth_asgi.store import SessionFilter, SessionRecord, Store
+from atproto_oauth_asgi.store import SessionFilter, SessionRecord, SessionStatus, Store
 from atproto_oauth_asgi.vault import Vault
 
 log = logging.getLogger(__name__)
@@ -36,6 +36,18 @@ ACCOUNTS = 50
 def cookie_hash(cookie: str) -> bytes:
     """Return what the store knows of a cookie."""
     return sha256(cookie.encode()).digest()
+
+
+async def unended(store: Store, browser_id: str) -> list[SessionRecord]:
+    """Return a browser's sessions that have not ended; ended rows would crowd them out."""
+    statuses: tuple[SessionStatus, ...] = ("active", "reauth_required")
+    return [
+        row
+        for status in statuses
+        for row in await store.list_sessions(
+            SessionFilter(browser_id=browser_id, status=status), limit=ACCOUNTS
+        )
+    ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,8 +84,10 @@ class Sessions:
         #: Newest nonce of each origin, whichever session saw it.
         self.nonces = Nonces()
 
-    async def by_cookie(self, cookie: str, *, fresh: bool) -> LiveSession | None:
-        """Return the usable session that a cookie names, or None.
+    async def by_cookie(self, cookie: str, *, fresh: bool) -> tuple[LiveSession | None, str | None]:
+        """Return the usable session that a cookie names, or None and the DID to log in with.
+
+        The DID is known when the session is kept, but cannot be used until a new login.
 
         Args:
             cookie: The cookie's value.
@@ -86,19 +100,21 @@ class Sessions:
         if known is not None and monotonic() < known.until:
             live = known.live
             if live is None or (not fresh and live.ended_reason is None):
-                return live
+                return live, None
         loaded = await self._store.load(cookie_hash(cookie))
-        live = None
-        if loaded is not None and loaded.session is not None:
-            live = self.usable(loaded.session)
+        record = loaded.session if loaded is not None else None
+        live = self.usable(record) if record is not None else None
         lasts = UNKNOWN_FOR if loaded is None else FRESH_FOR
         # "Nothing usable" is not kept for a navigation: a login may change it any time.
         if live is not None or loaded is None:
             _remember(self._cookies, cookie, _Known(live, monotonic() + lasts))
-        if live is not None and loaded is not None and loaded.session is not None:
-            live.seen_ago = loaded.session.seen_ago_ms / 1000
-            live.browser_id = loaded.browser_id
-        return live
+        if record is None or loaded is None:
+            return None, None
+        if live is None:
+            return None, record.did if record.status != "ended" else None
+        live.seen_ago = record.seen_ago_ms / 1000
+        live.browser_id = loaded.browser_id
+        return live, None
 
     def usable(self, record: SessionRecord) -> LiveSession | None:
         """Return the session of a row if a request may carry it; a row that lags is no harm."""
@@ -166,11 +182,9 @@ class Sessions:
             StoreUnavailable: nobody can say.
         """
         loaded = await self._store.load(cookie_hash(cookie))
-        if loaded is None:
+        if loaded is None or not loaded.current:
             return []
-        rows = await self._store.list_sessions(
-            SessionFilter(browser_id=loaded.browser_id), limit=ACCOUNTS
-        )
+        rows = await unended(self._store, loaded.browser_id)
         active = loaded.session.id if loaded.session is not None else None
         return [
             Account(
@@ -181,7 +195,7 @@ class Sessions:
                 reason=self.unusable_reason(row),
             )
             for row in sorted(rows, key=lambda row: row.created_ago_ms)
-            if row.status != "ended" and row.remaining_ms > 0
+            if row.remaining_ms > 0
         ]
 
 

@@ -64,6 +64,8 @@ class BrowserLogin:
     #: SHA-256 of the new cookie.
     cookie_hash: bytes
     lifetime_ms: int
+    #: SHA-256 of the cookie that the browser presented; None makes a browser that is new.
+    presented: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +148,8 @@ class Loaded:
     browser_remaining_ms: int
     #: The active session, ended or not; None when the browser has none.
     session: SessionRecord | None
+    #: False for a cookie in its grace: it may read what it could read before, and join nothing.
+    current: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,7 +186,8 @@ class Store(Protocol):
 
     One object is used from many tasks, and may be used from several event loops and threads.
     Every method is atomic: a caller that is cancelled, or a process that dies, leaves either all
-    of its effect or none; after a cancellation it may come about a moment later. Every method raises `StoreUnavailable` when the database does not
+    of its effect or none; after a cancellation it may come about a moment later.
+    Every method raises `StoreUnavailable` when the database does not
     answer (then the effect is unknown), and never lets a driver's error through.
     """
 
@@ -226,8 +231,12 @@ class Store(Protocol):
 
     async def create_session(
         self, session: NewSession, /, *, browser: BrowserLogin | None, replaces: Sequence[str] = ()
-    ) -> None:
+    ) -> bool:
         """Insert a session and make it the browser's active one, in one transaction.
+
+        False, with nothing written, when `browser.presented` is given and is not the browser's
+        cookie any more: somebody else has logged in there since, and neither login may join the
+        other.
 
         The browser row is made when its id is new; else its cookie hash is replaced, the old one
         keeps naming the browser for `COOKIE_GRACE_MS`, and its expiry moves out if that is later.
@@ -237,8 +246,13 @@ class Store(Protocol):
         """
         ...
 
-    async def rotate_cookie(self, browser_id: str, cookie_hash: bytes, /) -> bool:
-        """Replace a browser's cookie hash, with the same grace; False when there is no such row."""
+    async def rotate_cookie(
+        self, browser_id: str, cookie_hash: bytes, /, *, active: str | None = None
+    ) -> bool:
+        """Replace a browser's cookie hash, with the same grace; False when nothing was changed.
+
+        That is when there is no such row, or `active` is given and is not its active session.
+        """
         ...
 
     async def load(self, cookie_hash: bytes, /) -> Loaded | None:
@@ -367,7 +381,8 @@ class Store(Protocol):
         """Delete or end what is over and return how many rows were dealt with, at most `limit`.
 
         One-time things and browsers past their expiry are deleted (their sessions then belong to
-        no browser); sessions past theirs end with reason `expired`; rows ended for longer than `ENDED_KEPT_MS` are deleted. Any number of
+        no browser); sessions past theirs end with reason `expired`;
+        rows ended for longer than `ENDED_KEPT_MS` are deleted. Any number of
         workers may run it at once, and again.
         """
         ...

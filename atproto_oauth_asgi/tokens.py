@@ -22,7 +22,8 @@ UNKNOWN_LIFE_MS = 300_000
 SHORTEST_LIFE_MS = 1_000
 LONGEST_LIFE_MS = 24 * 3600 * 1000
 
-# Visible ASCII (RFC 6749 Appendix A.12, A.17): it goes into a header.
+# What RFC 6749 allows in each (Appendix A.4, A.12): tokens go into headers, scopes into rows.
+_SCOPE = re.compile(r"[\x20\x21\x23-\x5b\x5d-\x7e]{1,16384}")
 _TOKEN = re.compile(r"[\x21-\x7e]{1,32768}")
 
 
@@ -97,7 +98,11 @@ class TokenResponse:
             msg = "The token response has a refresh_token that is not a string."
             raise BadAnswer(msg)
         scope = document.get("scope")
-        if not isinstance(scope, str) or "atproto" not in scope.split(" "):
+        if (
+            not isinstance(scope, str)
+            or not _SCOPE.fullmatch(scope)
+            or "atproto" not in scope.split(" ")
+        ):
             msg = "The granted scope lacks `atproto`; no session can be made from it."
             raise ScopeRefused(msg)
         subject = document.get("sub")

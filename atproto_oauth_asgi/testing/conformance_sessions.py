@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from dataclasses import replace
 
 import pytest
 
@@ -191,6 +192,34 @@ class BrowserConformance(ConformanceBase):
         assert await store.rotate_cookie("browser", hashed("four"))
         assert await active_id(store, "three") == "new"
 
+    async def test_a_login_joins_only_by_the_cookie_of_now(self, store: Store) -> None:
+        """Whoever knew the cookie before a login gets hold of nothing that came with it."""
+        await store.create_session(session("one"), browser=browser(cookie="1"))
+        login = replace(browser(cookie="2"), presented=hashed("1"))
+        assert await store.create_session(session("two"), browser=login)
+        assert (await load(store, "2")).current
+        assert not (await load(store, "1")).current
+
+        late = replace(browser(cookie="3"), presented=hashed("1"))
+        assert not await store.create_session(session("late"), browser=late, replaces=["two"])
+        none = replace(browser("none", "4"), presented=hashed("1"))
+        assert not await store.create_session(session("none"), browser=none)
+
+        assert await store.load(hashed("3")) is None
+        assert await store.load_session("late") is None
+        assert await store.load_session("none") is None
+        assert await active_id(store, "2") == "two"
+
+    async def test_a_rotation_can_depend_on_who_is_active(self, store: Store) -> None:
+        """A callback that is repeated gets the cookie of its own login only."""
+        await store.create_session(session("one"), browser=browser(cookie="1"))
+        assert await store.rotate_cookie("browser", hashed("2"), active="one")
+        await store.create_session(session("two"), browser=browser(cookie="3"))
+
+        assert not await store.rotate_cookie("browser", hashed("4"), active="one")
+        assert await store.load(hashed("4")) is None
+        assert await active_id(store, "3") == "two"
+
     async def test_a_rotation_needs_a_browser(self, store: Store) -> None:
         """And touches no session."""
         await store.create_session(session(), browser=browser())
@@ -313,7 +342,7 @@ class BrowserConformance(ConformanceBase):
             assert before is None or old.status == "ended"
             assert after is not None or old.status == "active"
 
-        def log_in(name: str) -> Coroutine[object, object, None]:
+        def log_in(name: str) -> Coroutine[object, object, object]:
             return store.create_session(
                 session(f"{name} new"),
                 browser=browser(name, f"{name} after"),

@@ -93,7 +93,7 @@ class MemoryStore:
 
     async def create_session(
         self, session: NewSession, /, *, browser: BrowserLogin | None, replaces: Sequence[str] = ()
-    ) -> None:
+    ) -> bool:
         """Insert a session and make it active; see `Store.create_session`."""
         with self._lock:
             now = self._now()
@@ -101,12 +101,18 @@ class MemoryStore:
                 raise StoreError("A session id was used twice; make a new random one.")
             rotation = 0
             if browser is not None:
+                row = self._browsers.get(browser.id)
+                if browser.presented is not None and (
+                    row is None or row.cookie_hash != browser.presented
+                ):
+                    return False
                 rotation = self._log_in(browser, session.id, now)
                 for old in filter(None, map(self._sessions.get, replaces)):
                     if old.browser_id == browser.id and old.status != "ended":
                         old.end("replaced", now)
             browser_id = None if browser is None else browser.id
             self._sessions[session.id] = SessionRow.made(session, browser_id, rotation, now)
+            return True
 
     def _log_in(self, browser: BrowserLogin, session_id: str, now: int) -> int:
         """Make or rotate the browser's row and return its rotation."""
@@ -135,11 +141,13 @@ class MemoryStore:
         row.rotation += 1
         self._cookies[cookie_hash] = browser_id
 
-    async def rotate_cookie(self, browser_id: str, cookie_hash: bytes, /) -> bool:
+    async def rotate_cookie(
+        self, browser_id: str, cookie_hash: bytes, /, *, active: str | None = None
+    ) -> bool:
         """Replace a browser's cookie hash; see `Store.rotate_cookie`."""
         with self._lock:
             row = self._browsers.get(browser_id)
-            if row is None:
+            if row is None or active not in {None, row.active_session_id}:
                 return False
             self._refuse_taken(browser_id, cookie_hash)
             self._rotate(browser_id, row, cookie_hash, self._now())
@@ -166,6 +174,7 @@ class MemoryStore:
                 browser_id=browser_id,
                 browser_remaining_ms=row.expires - now,
                 session=None if session is None else session.record(now),
+                current=current,
             )
 
     async def load_session(self, session_id: str, /) -> SessionRecord | None:

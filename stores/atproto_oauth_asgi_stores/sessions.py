@@ -30,19 +30,19 @@ class Sessions(Database):
 
     async def create_session(
         self, session: NewSession, /, *, browser: BrowserLogin | None, replaces: Sequence[str] = ()
-    ) -> None:
+    ) -> bool:
         """Insert a session and make it active; see `Store.create_session`."""
 
-        async def create(connection: AsyncConnection) -> None:
-            await self._create(connection, session, browser, replaces)
+        async def create(connection: AsyncConnection) -> bool:
+            return await self._create(connection, session, browser, replaces)
 
         try:
-            await self.transact(create)
+            return await self.transact(create)
         except StoreError as exc:
             if browser is None or not isinstance(exc.__cause__, IntegrityError):
                 raise
             # Perhaps another login made this browser's row a moment ago; then it is there now.
-            await self.transact(create)
+            return await self.transact(create)
 
     async def _create(
         self,
@@ -50,11 +50,12 @@ class Sessions(Database):
         session: NewSession,
         browser: BrowserLogin | None,
         replaces: Sequence[str],
-    ) -> None:
+    ) -> bool:
         rotation: sa.ColumnElement[int] = sa.literal(0, sa.BigInteger())
         sent = now_ms() - session.sent_ago_ms
         if browser is not None:
-            await self._log_in(connection, browser, session.id)
+            if not await self._log_in(connection, browser, session.id):
+                return False
             rows = self.tables.browser.c
             rotation = sa.select(rows.rotation).where(rows.id == browser.id).scalar_subquery()
             if replaces:
@@ -91,22 +92,25 @@ class Sessions(Database):
                 expires=now_ms() + session.lifetime_ms,
             )
         )
+        return True
 
     async def _log_in(
         self, connection: AsyncConnection, browser: BrowserLogin, session_id: str
-    ) -> None:
+    ) -> bool:
+        """Write the browser's row; False when its cookie is not the one presented any more."""
         row = self.tables.browser.c
         expires = now_ms() + browser.lifetime_ms
-        known = await changed(
-            connection,
-            self._rotation(
-                browser.id,
-                browser.cookie_hash,
-                (row.active_session_id, session_id),
-                (row.expires, sa.case((row.expires < expires, expires), else_=row.expires)),
-            ),
+        rotation = self._rotation(
+            browser.id,
+            browser.cookie_hash,
+            (row.active_session_id, session_id),
+            (row.expires, sa.case((row.expires < expires, expires), else_=row.expires)),
         )
-        if not known:
+        if browser.presented is not None:
+            return (
+                await changed(connection, rotation.where(row.cookie_hash == browser.presented)) == 1
+            )
+        if not await changed(connection, rotation):
             await connection.execute(
                 sa.insert(self.tables.browser).values(
                     id=browser.id,
@@ -118,6 +122,7 @@ class Sessions(Database):
                     expires=expires,
                 )
             )
+        return True
 
     def _rotation(
         self, browser_id: str, cookie_hash: bytes, *more: tuple[sa.Column[object], object]
@@ -136,9 +141,14 @@ class Sessions(Database):
             )
         )
 
-    async def rotate_cookie(self, browser_id: str, cookie_hash: bytes, /) -> bool:
+    async def rotate_cookie(
+        self, browser_id: str, cookie_hash: bytes, /, *, active: str | None = None
+    ) -> bool:
         """Replace a browser's cookie hash; see `Store.rotate_cookie`."""
-        return await self.change(self._rotation(browser_id, cookie_hash)) == 1
+        rotation = self._rotation(browser_id, cookie_hash)
+        if active is not None:
+            rotation = rotation.where(self.tables.browser.c.active_session_id == active)
+        return await self.change(rotation) == 1
 
     async def load(self, cookie_hash: bytes, /) -> Loaded | None:
         """Return the browser a cookie names and its active session; see `Store.load`."""
@@ -148,6 +158,7 @@ class Sessions(Database):
                 browser_id=row.cookie_browser_id,
                 browser_remaining_ms=row.cookie_expires - row.now,
                 session=None if row.id is None else record(row),
+                current=not row.is_previous,
             )
         return None
 
