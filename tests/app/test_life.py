@@ -217,7 +217,7 @@ async def test_a_database_that_does_not_answer_stops_the_start() -> None:
 @pytest.mark.parametrize("store", ["sqlite:///x.db", None])
 def test_secret_keys_are_asked_for_with_the_command_that_makes_them(store: str | None) -> None:
     with pytest.raises(ConfigurationError, match="atproto-oauth-asgi secrets generate"):
-        ATProtoOAuth(BASE_URL, store=store if store is None else store)
+        ATProtoOAuth(BASE_URL, store=store)
 
 
 def test_a_store_of_the_apps_own_needs_secret_keys_too() -> None:
