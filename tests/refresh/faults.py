@@ -25,11 +25,10 @@ def fault(name: str) -> Callable[[Plant], Plant]:
 
 
 def _time(name: str, **seconds: float) -> None:
-    @fault(name)
     def plant(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(fleet, "TIMING", replace(fleet.TIMING, **seconds))
 
-    assert plant
+    fault(name)(plant)
 
 
 _time("lease lengths are swapped", lease=1.5, marked_lease=0.4)

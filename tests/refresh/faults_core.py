@@ -262,7 +262,7 @@ def _one_deadline(patch: pytest.MonkeyPatch) -> None:
 
 @fault("blind retry")
 def _blind(patch: pytest.MonkeyPatch) -> None:
-    attempt: Any = refresh.attempt
+    attempt: Any = vars(refresh)["attempt"]
 
     async def faulty(*args: Any, **kwargs: Any) -> Any:
         try:
@@ -473,7 +473,7 @@ def _parses(patch: pytest.MonkeyPatch, **members: Any) -> None:
     def faulty(document: Any, *, sub: str | None) -> TokenResponse:
         return parse({**document, **members}, sub=None if not members else sub)
 
-    patch.setattr(refresh.TokenResponse, "parse", staticmethod(faulty))
+    patch.setattr(TokenResponse, "parse", staticmethod(faulty))
 
 
 @fault("the subject is not compared")

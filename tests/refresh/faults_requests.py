@@ -19,7 +19,6 @@ from tests.refresh.faults import fault
 
 
 def _constructed(what: str, **always: Any) -> None:
-    @fault(what)
     def plant(patch: pytest.MonkeyPatch) -> None:
         init: Any = ATProtoOAuth.__init__
 
@@ -28,7 +27,7 @@ def _constructed(what: str, **always: Any) -> None:
 
         patch.setattr(ATProtoOAuth, "__init__", faulty)
 
-    assert plant
+    fault(what)(plant)
 
 
 _constructed("the constructor's times are ignored", timing=None)
@@ -63,9 +62,9 @@ def _taken_along(patch: pytest.MonkeyPatch) -> None:
     wait: Any = Flight.wait
 
     async def faulty(self: Flight, timeout: float) -> bool:
-        served = False
+        served: bool = False
         try:
-            served = await wait(self, timeout)
+            served = bool(await wait(self, timeout))
         finally:
             if not served and self.task is not None:
                 self.task.cancel()
@@ -101,7 +100,6 @@ def _never_again(patch: pytest.MonkeyPatch) -> None:
 
 
 def _drains(what: str, **always: float) -> None:
-    @fault(what)
     def plant(patch: pytest.MonkeyPatch) -> None:
         drain: Any = Calls.drain
 
@@ -111,7 +109,7 @@ def _drains(what: str, **always: float) -> None:
 
         patch.setattr(Calls, "drain", faulty)
 
-    assert plant
+    fault(what)(plant)
 
 
 _drains("nothing is drained", timeout=0.0, streams_timeout=0.0)
@@ -120,7 +118,6 @@ _drains("streams are drained like calls", streams_timeout=0.0)
 
 
 def _ready(what: str, *, replayable: bool) -> None:
-    @fault(what)
     def plant(patch: pytest.MonkeyPatch) -> None:
         ready: Any = Upkeep.ready
 
@@ -129,7 +126,7 @@ def _ready(what: str, *, replayable: bool) -> None:
 
         patch.setattr(Upkeep, "ready", faulty)
 
-    assert plant
+    fault(what)(plant)
 
 
 _ready("calls in the air time go out", replayable=True)

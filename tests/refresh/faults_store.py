@@ -24,7 +24,6 @@ from tests.refresh.scenarios_commit import COLUMNS
 
 
 def _ignores(what: str, column: str, value: object) -> None:
-    @fault(what)
     def plant(patch: pytest.MonkeyPatch) -> None:
         acquire: Any = MemoryStore.acquire_refresh
 
@@ -39,7 +38,7 @@ def _ignores(what: str, column: str, value: object) -> None:
 
         patch.setattr(MemoryStore, "acquire_refresh", faulty)
 
-    assert plant
+    fault(what)(plant)
 
 
 _ignores("acquire ignores the status", "status", "active")
@@ -157,7 +156,6 @@ def _first_moves(patch: pytest.MonkeyPatch) -> None:
 
 
 def _forgets(column: str) -> None:
-    @fault(f"the commit forgets {column}")
     def plant(patch: pytest.MonkeyPatch) -> None:
         commit: Any = MemoryStore.commit_refresh
 
@@ -170,7 +168,7 @@ def _forgets(column: str) -> None:
 
         patch.setattr(MemoryStore, "commit_refresh", faulty)
 
-    assert plant
+    fault(f"the commit forgets {column}")(plant)
 
 
 for _column in COLUMNS:
@@ -178,7 +176,6 @@ for _column in COLUMNS:
 
 
 def _commits(what: str, *, clear_owner: bool = False, any_version: bool = False) -> None:
-    @fault(what)
     def plant(patch: pytest.MonkeyPatch) -> None:
         commit: Any = MemoryStore.commit_refresh
 
@@ -193,7 +190,7 @@ def _commits(what: str, *, clear_owner: bool = False, any_version: bool = False)
 
         patch.setattr(MemoryStore, "commit_refresh", faulty)
 
-    assert plant
+    fault(what)(plant)
 
 
 _commits("the commit clears the owner", clear_owner=True)
@@ -213,7 +210,6 @@ def _revives(patch: pytest.MonkeyPatch) -> None:
 
 
 def _commits_only(what: str, *, column: str) -> None:
-    @fault(what)
     def plant(patch: pytest.MonkeyPatch) -> None:
         commit: Any = MemoryStore.commit_refresh
 
@@ -227,7 +223,7 @@ def _commits_only(what: str, *, column: str) -> None:
 
         patch.setattr(MemoryStore, "commit_refresh", faulty)
 
-    assert plant
+    fault(what)(plant)
 
 
 _commits_only("the commit is guarded by owner", column="lease_owner")
@@ -294,7 +290,6 @@ def _not_counted(patch: pytest.MonkeyPatch) -> None:
 
 
 def _ends(what: str, *, any_status: bool = False, any_version: bool = False) -> None:
-    @fault(what)
     def plant(patch: pytest.MonkeyPatch) -> None:
         async def faulty(
             self: MemoryStore, session_id: str, reason: Any, /, *, version: int | None = None
@@ -309,7 +304,7 @@ def _ends(what: str, *, any_status: bool = False, any_version: bool = False) -> 
 
         patch.setattr(MemoryStore, "end_session", faulty)
 
-    assert plant
+    fault(what)(plant)
 
 
 _ends("the last reason wins", any_status=True)

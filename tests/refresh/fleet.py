@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Generator
+from collections.abc import AsyncGenerator, Awaitable, Coroutine, Generator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import httpx
 import pytest
@@ -72,6 +72,13 @@ class Worker:
     live: LiveSession
     session: OAuthSession
     browser: httpx.AsyncClient
+    calls: list[asyncio.Task[Any]]
+
+    def call(self, call: Coroutine[object, object, T]) -> asyncio.Task[T]:
+        """Make a call beside the test; it ends with the worker at the latest."""
+        task = asyncio.create_task(call)
+        self.calls.append(task)
+        return task
 
     def start(self) -> Flight:
         flight = self.runtime.upkeep.begin(self.live)
@@ -174,7 +181,13 @@ class Fleet:
             runtime = oauth.runtime()
             live = runtime.sessions.live(await self.record())
             wire.passed.clear()
-            yield Worker(oauth, wire, runtime, live, runtime.session(live), browser)
+            worker = Worker(oauth, wire, runtime, live, runtime.session(live), browser, [])
+            try:
+                yield worker
+            finally:
+                for task in worker.calls:
+                    task.cancel()
+                await asyncio.gather(*worker.calls, return_exceptions=True)
 
     async def commit_elsewhere(self, worker: Worker, token: str = "newer") -> Tokens:
         """Write a new version as a worker does that this test does not play."""
@@ -224,9 +237,7 @@ async def fleet(*, expired: bool = True, served: bool = False) -> AsyncGenerator
             back = await here.login()
             assert back.status_code == 303, back.text
             session_id = next(iter(store._sessions))
-            made = Fleet(
-                network, clock, store, here.browser.cookies, session_id, policy, base_url
-            )
+            made = Fleet(network, clock, store, here.browser.cookies, session_id, policy, base_url)
         network.log.clear()
         if expired:
             made.expire()

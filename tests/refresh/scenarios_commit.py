@@ -43,7 +43,8 @@ async def the_commit_writes_every_column() -> None:
     async with fleet() as here, here.worker() as one:
         # As if an earlier attempt had failed: every column has something to change.
         row = here.row
-        row.attempts, row.failures, row.first_sent = 1, 3, here.clock() - 5000
+        row.attempts, row.failures = 1, 3
+        row.first_sent = here.clock() - 5000
         row.pds, row.sealed_key = "https://old.example", "old"
         started = here.clock()
         with here.network.alter("/oauth/token", narrower):

@@ -268,9 +268,7 @@ async def no_silence_ends_a_session() -> None:
 
 @shows("6.7.jti", without=("a re-used jti ends the session",))
 async def a_reused_assertion_jti_ends_no_session() -> None:
-    change = _json(
-        400, error="invalid_grant", error_description='Client assertion "jti" reused'
-    )
+    change = _json(400, error="invalid_grant", error_description='Client assertion "jti" reused')
     async with fleet() as here, here.worker() as one:
         with here.network.alter("/oauth/token", change):
             await _survives(here, one, "jti reuse")
@@ -361,7 +359,7 @@ async def a_development_app_on_a_new_port_keeps_its_sessions() -> None:
 async def logout_ends_the_row_before_it_revokes() -> None:
     async with fleet(expired=False) as here, here.worker() as one:
         async with here.network.hold("/oauth/revoke") as revoking:
-            leaving = asyncio.create_task(one.session.logout())
+            leaving = one.call(one.session.logout())
             await within(2, revoking.arrived())
             assert (here.row.status, here.row.ended_reason) == ("ended", "logout")
             assert here.row.sealed_tokens is None

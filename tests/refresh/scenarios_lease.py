@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -87,7 +88,7 @@ async def losers_poll_soon_then_less_often() -> None:
             here.row.refresh_after = here.clock() + 60_000
             await two.done(flight)
 
-        pauses = [after - before for before, after in zip(reads, reads[1:], strict=False)]
+        pauses = [after - before for before, after in pairwise(reads)]
         assert 0.005 <= pauses[0] < 0.1
         # 8 ms throughout would be about 43 of them.
         assert 5 <= len(pauses) <= 26
@@ -230,7 +231,7 @@ async def the_row_announces_each_request_right_before_it() -> None:
 
 @shows("6.2.mark.attempts", without=("each POST counts as an attempt",))
 async def a_nonce_challenge_is_no_second_attempt() -> None:
-    async with fleet() as here, here.worker() as one:
+    async with fleet() as here, here.worker() as one:  # noqa: SIM117
         async with here.network.pause_token_endpoint("refresh_token") as pause:
             flight = one.start()
             await within(2, pause.arrived())
@@ -370,7 +371,7 @@ async def a_machine_that_slept_marks_again_before_anything_leaves() -> None:
         with pytest.MonkeyPatch.context() as patch:
             clocks = SimpleNamespace(
                 monotonic=time.monotonic,
-                time=lambda: time.time() + asleep,  # noqa: PLW0108
+                time=lambda: time.time() + asleep,
             )
             patch.setattr(lease_module, "time", clocks)
             async with here.network.hold("/oauth/token") as arriving:
@@ -485,4 +486,3 @@ async def a_store_that_fails_during_the_watch_begins_it_anew() -> None:
 
         assert one.wire.acquired().at - failed >= 0.24
         assert here.refreshes == 1
-

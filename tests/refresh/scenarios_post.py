@@ -67,6 +67,7 @@ async def an_account_on_a_new_pds_of_the_same_server_is_served_from_there() -> N
             return answer.with_json(authorization_servers=[issuer])
 
         here.network.move_account("alice.test", other)
+
         def both(answer: Answer) -> Answer:
             return answer.with_json(protected_resources=[issuer, other.origin])
 

@@ -75,7 +75,10 @@ async def on_disk() -> AsyncGenerator[OnDisk, None]:
 async def no_connection_is_held_while_servers_are_asked() -> None:
     async with on_disk() as here:
         engines = await here.store.engines()
-        pools = [cast("QueuePool", engine.sync_engine.pool) for engine in (engines.reader, engines.writer)]
+        pools = [
+            cast("QueuePool", engine.sync_engine.pool)
+            for engine in (engines.reader, engines.writer)
+        ]
         held: list[int] = []
         async with (
             here.network.hold(f"/{here.live.did}") as looking,
@@ -106,7 +109,7 @@ async def each_write_is_one_guarded_update_in_its_own_transaction() -> None:
             _context: ExecutionContext | None,
             _many: bool,
         ) -> None:
-            statements.append(statement.split()[0])
+            statements.append(statement.split(maxsplit=1)[0])
             if " RETURNING " in f" {' '.join(statement.split())} ".upper():
                 statements.append("RETURNING")
 

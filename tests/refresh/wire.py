@@ -176,4 +176,3 @@ def counted(fail: Callable[[int], Awaitable[None]]) -> Hook:
         await fail(calls - 1)
 
     return hook
-

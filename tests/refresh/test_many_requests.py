@@ -1,0 +1,144 @@
+"""Fifty requests on one stale session, in one process and in two."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import sqlite3
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from atproto_oauth_asgi.testing import Network
+from atproto_oauth_asgi_migrations import migrate_empty
+from atproto_oauth_asgi_stores import SQLStore
+from tests.app.world import world
+from tests.refresh.faults_core import remove_single_flight
+from tests.refresh.faults_store import remove_lease
+from tests.refresh.fleet import LOOPBACK_URL, SCOPE, SECRET_KEYS, fleet, within
+
+pytestmark = pytest.mark.anyio
+ROOT = Path(__file__).parents[2]
+
+
+async def _fifty_requests() -> tuple[list[int], int]:
+    async with fleet() as here, here.worker() as one:
+        answers = await within(8, asyncio.gather(*(one.browser.get("/me") for _ in range(50))))
+        await one.settled()
+        return [answer.status_code for answer in answers], here.refreshes
+
+
+@pytest.mark.spec("J1")
+async def test_fifty_requests_of_one_process_make_one_token_request() -> None:
+    assert await _fifty_requests() == ([200] * 50, 1)
+
+
+async def test_without_single_flight_the_lease_still_allows_only_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    remove_single_flight(monkeypatch)
+    statuses, refreshes = await _fifty_requests()
+    assert refreshes == 1
+    assert len(statuses) == 50
+
+
+async def test_without_single_flight_and_lease_there_are_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    remove_single_flight(monkeypatch)
+    remove_lease(monkeypatch)
+    _, refreshes = await _fifty_requests()
+    assert refreshes > 1
+
+
+@asynccontextmanager
+async def _process(network: Network, database: Path, fault: str) -> AsyncGenerator[asyncio.subprocess.Process]:
+    key = base64.urlsafe_b64encode(SECRET_KEYS[0]).rstrip(b"=").decode()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.refresh.worker_process", str(database), fault,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        cwd=ROOT,
+        env={
+            **os.environ,
+            **network.environment(),
+            "ATPROTO_OAUTH_SECRET_KEYS": key,
+            "PYTHONPATH": os.pathsep.join(str(ROOT / part) for part in ("", "stores", "migrations")),
+        },
+    )  # fmt: skip
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        assert await within(30, process.stdout.readline()) == b"ready\n"
+        yield process
+    finally:
+        process.stdin.close()
+        try:
+            await within(30, process.wait())
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+
+
+async def _ask(process: asyncio.subprocess.Process, calls: int) -> list[int | str]:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(f"{calls}\n".encode())
+    await process.stdin.drain()
+    answers: list[int | str] = json.loads(await within(30, process.stdout.readline()))
+    return answers
+
+
+async def _two_processes(folder: Path, fault: str = "") -> tuple[list[int | str], int]:
+    database = folder / "store.db"
+    await asyncio.to_thread(lambda: asyncio.run(migrate_empty(f"sqlite:///{database}")))
+    network = Network()
+    await asyncio.to_thread(network.start)
+    try:
+        async with world(
+            network,
+            store=SQLStore(f"sqlite:///{database}"),
+            base_url=LOOPBACK_URL,
+            secret_keys=SECRET_KEYS,
+            scope=SCOPE,
+            net_policy=network.policy(apps={}),
+        ) as here:
+            assert (await here.login()).status_code == 303
+        async with (
+            _process(network, database, fault) as one,
+            _process(network, database, fault) as two,
+        ):
+            connection = sqlite3.connect(database)
+            with connection:
+                connection.execute(
+                    "UPDATE atproto_oauth_session SET access_expires = 1, refresh_after = 1"
+                )
+            connection.close()
+            # The first request is held until both processes had time to send theirs.
+            async with network.pause_token_endpoint("refresh_token") as pause:
+                asked = asyncio.gather(_ask(one, 50), _ask(two, 50))
+                await within(20, pause.arrived())
+                await asyncio.sleep(0.7)
+                pause.release()
+                first, second = await within(30, asked)
+        return [*first, *second], len(network.token_requests("refresh_token"))
+    finally:
+        await asyncio.to_thread(network.stop)
+
+
+@pytest.mark.slow
+@pytest.mark.spec("J1")
+async def test_a_hundred_requests_of_two_processes_make_one_token_request(tmp_path: Path) -> None:
+    assert await _two_processes(tmp_path) == ([200] * 100, 1)
+
+
+@pytest.mark.slow
+async def test_two_processes_without_the_lease_make_more(tmp_path: Path) -> None:
+    _, refreshes = await _two_processes(tmp_path, "lease removed")
+    assert refreshes > 1

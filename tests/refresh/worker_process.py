@@ -1,0 +1,88 @@
+"""A worker process of its own: `python -m tests.refresh.worker_process PORT DATABASE [fault]`.
+
+It reads lines: a number asks for so many concurrent calls with the newest session of the database,
+and is answered by the statuses; the end of input ends it.
+"""
+# pyright: reportPrivateUsage=false
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from atproto_oauth_asgi import ATProtoOAuth
+from atproto_oauth_asgi.errors import ATProtoOAuthError
+from atproto_oauth_asgi.session import OAuthSession
+from atproto_oauth_asgi.store import SessionFilter, SessionRecord
+from atproto_oauth_asgi_stores import SQLStore
+from tests.refresh.fleet import GET_SESSION, LOOPBACK_URL, SCOPE, TIMING
+
+
+def remove_lease(patch: pytest.MonkeyPatch) -> None:
+    """Let everybody have the lease, in SQL."""
+    load: Any = SQLStore.load_session
+    owners: dict[str, str] = {}
+
+    async def acquire(_self: Any, session_id: str, /, *, owner: str, **_: Any) -> bool:
+        owners[session_id] = owner
+        return True
+
+    async def mark(*_args: Any, **_kwargs: Any) -> bool:
+        return True
+
+    async def read(self: Any, session_id: str, /) -> SessionRecord | None:
+        record: SessionRecord | None = await load(self, session_id)
+        return record and replace(record, lease_owner=owners.get(session_id))
+
+    patch.setattr(SQLStore, "acquire_refresh", acquire)
+    patch.setattr(SQLStore, "mark_refresh", mark)
+    patch.setattr(SQLStore, "load_session", read)
+
+
+async def _call(session: OAuthSession) -> int | str:
+    try:
+        return (await session.get(GET_SESSION)).status_code
+    except ATProtoOAuthError as exc:
+        return exc.code
+
+
+async def main(database: str) -> None:
+    oauth = ATProtoOAuth.from_env(
+        {
+            **os.environ,
+            "ATPROTO_OAUTH_BASE_URL": LOOPBACK_URL,
+            "ATPROTO_OAUTH_STORE_URL": f"sqlite:///{database}",
+            "ATPROTO_OAUTH_SCOPE": SCOPE,
+        },
+        # A busy machine is no finding: everything but the polling is as slow as it may be.
+        timing=replace(
+            TIMING, lease=10.0, marked_lease=30.0, mark_to_send=5.0, verify=8.0, post=20.0, wait=20.0
+        ),
+    )
+    async with oauth:
+        loop, runtime = asyncio.get_running_loop(), oauth.runtime()
+        (record,) = await oauth.core.store.list_sessions(SessionFilter())
+        # Known before it is stale, as in a process that has served this session for a while.
+        live = runtime.sessions.live(record)
+        session = runtime.session(live)
+        print("ready", flush=True)
+        while line := await loop.run_in_executor(None, sys.stdin.readline):
+            found = await oauth.core.store.load_session(live.id)
+            assert found is not None
+            live.version = 0
+            live.adopt(found)
+            answers = await asyncio.gather(*(_call(session) for _ in range(int(line))))
+            print(json.dumps(answers), flush=True)
+
+
+if __name__ == "__main__":
+    with pytest.MonkeyPatch.context() as planted:
+        if "lease removed" in sys.argv[2:]:
+            remove_lease(planted)
+        asyncio.run(main(sys.argv[1]))
