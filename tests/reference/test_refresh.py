@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Generator
+from dataclasses import dataclass
 from http.cookiejar import CookieJar
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from atproto_oauth_asgi.refresh_timing import RefreshTiming
 from tests.reference.install import ROOT
 from tests.reference.network import ReferenceNetwork
 from tests.reference.rows import Rows
-from tests.reference.world import BASE_URL, World, grant_of, refused_refresh, world
+from tests.reference.world import BASE_URL, World, grant_of, refused_refresh, until, world
 
 pytestmark = pytest.mark.anyio
 
@@ -85,11 +86,11 @@ async def test_fifty_requests_in_two_processes_make_one_token_request(
     cookies = await signed_in(reference, rows)
     rows.token_life(-1)
     reference.control.clear_log()
-    with workers(reference, rows, 2) as ports:
+    with workers(reference, rows, 2) as started:
         async with httpx.AsyncClient(cookies=cookies, timeout=60, trust_env=False) as browser:
 
             async def fifty() -> list[int]:
-                urls = [f"http://127.0.0.1:{ports[turn % 2]}/me" for turn in range(MANY)]
+                urls = [f"{started[turn % 2].url}/me" for turn in range(MANY)]
                 return await all_of(*(browser.get(url) for url in urls))
 
             by_the_clock = await fifty()
@@ -104,35 +105,101 @@ async def test_fifty_requests_in_two_processes_make_one_token_request(
     assert rows.session()["version"] == 3
 
 
+@dataclass(frozen=True, slots=True)
+class Worker:
+    process: subprocess.Popen[str]
+    url: str
+
+
 @contextlib.contextmanager
-def workers(network: ReferenceNetwork, rows: Rows, count: int) -> Generator[list[int]]:
-    """Start processes that serve the app, and yield the port of each."""
-    options = {"base_url": BASE_URL, "store_url": rows.store_url, "plc_url": network.plc}
-    with contextlib.ExitStack() as stack:
-        started: list[subprocess.Popen[str]] = []
-        for _ in range(count):
-            process = stack.enter_context(
-                subprocess.Popen(
-                    [sys.executable, "-m", "tests.reference.worker"],
-                    cwd=ROOT,
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    text=True,
-                )
-            )
-            # Runs before the context above, which waits for the process.
-            stack.callback(process.stdin.close if process.stdin else process.kill)
-            started.append(process)
-        ports: list[int] = []
-        for process in started:
-            assert process.stdin is not None
+def workers(
+    network: ReferenceNetwork, rows: Rows, count: int, *, marked_lease: float = 75
+) -> Generator[list[Worker]]:
+    """Start processes that serve the app."""
+    options = {
+        "base_url": BASE_URL,
+        "store_url": rows.store_url,
+        "plc_url": network.plc,
+        "marked_lease": marked_lease,
+    }
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.reference.worker"],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(count)
+    ]
+    try:
+        started: list[Worker] = []
+        for process in processes:
+            print(json.dumps(options), file=process.stdin, flush=True)
+        for process in processes:
             assert process.stdout is not None
-            process.stdin.write(json.dumps(options) + "\n")
-            process.stdin.flush()
-        for process in started:
-            assert process.stdout is not None
-            ports.append(int(process.stdout.readline()))
-        yield ports
+            port = int(process.stdout.readline())
+            started.append(Worker(process, f"http://127.0.0.1:{port}"))
+        yield started
+    finally:
+        for process in processes:
+            # A closed stdin ends a worker in good order.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.communicate(timeout=10)
+            process.kill()
+            process.wait()
+
+
+async def test_a_worker_killed_with_a_request_in_the_air_loses_the_session_by_its_right_name(
+    reference: ReferenceNetwork, rows: Rows
+) -> None:
+    cookies = await signed_in(reference, rows)
+    rows.token_life(-1)
+    reference.control.clear_log()
+    reference.control.delay_answers(3, grant_type="refresh_token")
+    with workers(reference, rows, 1, marked_lease=1.5) as (doomed,):
+        async with httpx.AsyncClient(cookies=cookies, timeout=60, trust_env=False) as browser:
+            asking = asyncio.create_task(browser.get(f"{doomed.url}/me"))
+            await until(lambda: [e.status for e in reference.control.refreshes()] == [200])
+            doomed.process.kill()
+            with pytest.raises(httpx.TransportError):
+                await asking
+    timing = RefreshTiming(watch=0.3, poll_longest=0.05)
+    async with world(reference, store_url=rows.store_url, cookies=cookies, timing=timing) as here:
+        statuses = await statuses_until(here, lambda answer: answer.status_code == 401)
+
+    assert set(statuses) <= {503, 401}
+    assert rows.session()["ended_reason"] == "lost_rotation"
+    # One replay, after the lease was over and watched, and none before.
+    entries = reference.control.refreshes()
+    assert [entry.error for entry in entries] == [None, "invalid_grant"]
+    assert entries[1].at - entries[0].at >= 1.5
+
+
+# --- Requests that end early ---
+
+
+@pytest.mark.parametrize("lifespan", [True, False])
+async def test_a_person_who_leaves_in_the_middle_loses_nothing(
+    reference: ReferenceNetwork, rows: Rows, lifespan: bool
+) -> None:
+    cookies = await signed_in(reference, rows)
+    rows.token_life(-1)
+    reference.control.clear_log()
+    reference.control.delay_answers(1, grant_type="refresh_token")
+    async with world(reference, store_url=rows.store_url, cookies=cookies, owned=lifespan) as here:
+        leaving = asyncio.create_task(here.browser.get("/me"))
+        await until(lambda: [e.status for e in reference.control.refreshes()] == [200])
+        leaving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+        left_with = rows.session()["version"]
+        answer = await here.browser.get("/me")
+
+    # Without lifespan the request itself saw it through.
+    assert left_with == (1 if lifespan else 2)
+    assert answer.status_code == 200
+    assert [entry.status for entry in reference.control.refreshes()] == [200]
 
 
 # --- Answers that are lost, late, or refusals ---

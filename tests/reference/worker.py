@@ -9,21 +9,31 @@ import json
 import socket
 import sys
 import threading
+from typing import TypedDict
 
 import uvicorn
 
 from atproto_oauth_asgi import ATProtoOAuth, ATProtoOAuthMiddleware
+from atproto_oauth_asgi.refresh_timing import RefreshTiming
 from tests.reference.world import SCOPE, make_app
 
 
+class Options(TypedDict):
+    base_url: str
+    store_url: str
+    plc_url: str
+    marked_lease: float
+
+
 def main() -> None:
-    options: dict[str, str] = json.loads(sys.stdin.readline())
+    options: Options = json.loads(sys.stdin.readline())
     oauth = ATProtoOAuth(
         options["base_url"],
         store=options["store_url"],
         scope=SCOPE,
         plc_url=options["plc_url"],
         allow_insecure_loopback=True,
+        timing=RefreshTiming(marked_lease=options["marked_lease"]),
     )
     server = uvicorn.Server(
         uvicorn.Config(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.cookiejar
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -191,11 +192,13 @@ async def world(
     transport: httpx.AsyncBaseTransport | None = None,
     on_login: OnLogin | None = None,
     timing: RefreshTiming | None = None,
+    owned: bool = True,
     **settings: Unpack[SettingsOptions],
 ) -> AsyncGenerator[World, None]:
     """Open an app whose people are on `network`; `cookies` are of a browser that was here before.
 
-    A second `world` on the same `store_url` is the app after a restart.
+    A second `world` on the same `store_url` is the app after a restart. `owned=False` is a server
+    without lifespan: nothing of the library outlives a request.
     """
     if "net_policy" not in settings:
         settings.setdefault("allow_insecure_loopback", True)
@@ -213,7 +216,7 @@ async def world(
     )
     app = ATProtoOAuthMiddleware(make_app(), oauth=oauth)
     async with (
-        oauth,
+        oauth if owned else contextlib.nullcontext(),
         httpx.AsyncClient(
             transport=transport or httpx.ASGITransport(app),
             base_url=base_url,
@@ -221,7 +224,11 @@ async def world(
             timeout=30,
         ) as browser,
     ):
-        yield World(network, oauth, app, browser)
+        try:
+            yield World(network, oauth, app, browser)
+        finally:
+            if not owned:
+                await oauth.runtime().aclose()
 
 
 class Grant:
