@@ -160,6 +160,7 @@ class ATProtoOAuth:
         except BaseException:
             await self._leave(runtime)
             raise
+        runtime.keep_house()
         return self
 
     async def __aexit__(self, *_: object) -> None:

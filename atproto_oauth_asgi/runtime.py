@@ -10,6 +10,7 @@ from atproto_oauth_asgi.authorization_server import ClientIdentity
 from atproto_oauth_asgi.commit import Committer
 from atproto_oauth_asgi.discovery import Discovery
 from atproto_oauth_asgi.errors import RequestError, StoreUnavailable
+from atproto_oauth_asgi.housekeeping import housekeeping
 from atproto_oauth_asgi.identity import IdentityResolver
 from atproto_oauth_asgi.live import LiveSession
 from atproto_oauth_asgi.net import Net
@@ -55,6 +56,7 @@ class Runtime:
         self.requests = 0
         self.opened = False
         self.opening = asyncio.Lock()
+        self._housekeeping: asyncio.Task[None] | None = None
         self.sessions = Sessions(store=store, vault=vault, client=client)
         self.revoker = Revoker(net=self.net, discovery=discovery, client=client, tasks=self.tasks)
         committer = Committer(
@@ -112,6 +114,11 @@ class Runtime:
         except StoreUnavailable:
             return
 
+    def keep_house(self) -> None:
+        """Begin to clear away what is over, for as long as somebody owns this loop."""
+        if self._housekeeping is None:
+            self._housekeeping = asyncio.create_task(housekeeping(self.store), name="housekeeping")
+
     async def settle(self) -> None:
         """Let everything come to its end that a request left behind where nobody owns the loop.
 
@@ -124,6 +131,9 @@ class Runtime:
 
     async def aclose(self) -> None:
         """Drain, then close every connection of this loop."""
+        if self._housekeeping is not None:
+            self._housekeeping.cancel()
+            await asyncio.gather(self._housekeeping, return_exceptions=True)
         await self.tasks.drain(self.timing.marked_lease)
         await self.net.aclose()
         await self.store.aclose()

@@ -171,7 +171,7 @@ async def test_an_answer_from_elsewhere_is_not_the_pdses() -> None:
             assert (await session.query("com.atproto.server.getSession"))["did"] == did
 
 
-@pytest.mark.parametrize("scope", ["atproto \x00", "atproto \ud800", "atproto\n", 'atproto "'])
+@pytest.mark.parametrize("scope", ["atproto \x00", "atproto\n", 'atproto "', "atproto é"])
 @pytest.mark.spec("H4")
 async def test_a_scope_that_no_database_takes_is_refused(scope: str) -> None:
     async with world() as here:

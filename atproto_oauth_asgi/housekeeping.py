@@ -1,0 +1,45 @@
+"""Clearing away what is over, a little at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+
+from atproto_oauth_asgi.errors import StoreUnavailable
+from atproto_oauth_asgi.store import Store
+
+log = logging.getLogger(__name__)
+
+#: Seconds between two sweeps of one worker, give or take half: workers must not meet.
+EVERY = 600.0
+#: Rows dealt with in one transaction, and transactions in one sweep.
+BATCH = 500
+BATCHES = 40
+
+
+async def housekeeping(store: Store) -> None:
+    """Sweep now and then, until cancelled; any number of workers may do so."""
+    while True:
+        await asyncio.sleep(EVERY * random.uniform(0.5, 1.5))  # noqa: S311  # jitter
+        try:
+            await sweep(store)
+        except StoreUnavailable:
+            log.warning("store.not_swept")
+
+
+async def sweep(store: Store) -> int:
+    """Delete or end what has expired, in small batches; return how many rows were dealt with.
+
+    Raises:
+        StoreUnavailable: the rest waits for the next sweep.
+    """
+    done = 0
+    for _ in range(BATCHES):
+        count = await store.purge_expired(BATCH)
+        done += count
+        if count < BATCH:
+            break
+        # Others have business with the database too.
+        await asyncio.sleep(0)
+    return done
