@@ -88,6 +88,11 @@ class Person:
         page.get_by_role("button", name="Authorize").click()
         expect(page.get_by_role("heading", name="Newest posts")).to_be_visible()
 
+    def try_again(self) -> None:
+        """Go on from the page that says why a login failed, as the same account."""
+        self.page.get_by_role("link", name="Try again").click()
+        self.page.get_by_role("button", name="Continue").click()
+
     def post(self, text: str) -> None:
         self.page.get_by_label("New post").fill(text)
         self.page.get_by_role("button", name="Post").click()

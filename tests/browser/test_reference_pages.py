@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
+import signal
 from collections.abc import Generator
+from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
 from tests.browser.chromium import Person
 from tests.browser.serving import served_demo
+from tests.examples.process import demo, greeting
 from tests.reference.install import ReferenceUnavailable, ensure_installed, is_installed
 from tests.reference.network import ReferenceNetwork
 from tests.rings import skip_ring
@@ -17,12 +21,16 @@ from tests.rings import skip_ring
 pytestmark = [pytest.mark.reference, pytest.mark.timeout(60 if is_installed() else 900)]
 
 
-@pytest.fixture(scope="module")
-def network() -> Generator[ReferenceNetwork]:
+@pytest.fixture(scope="module", autouse=True)
+def installed() -> None:
     try:
         ensure_installed()
     except ReferenceUnavailable as exc:
         skip_ring(f"the reference server ({exc.reason})", exc.mend)
+
+
+@pytest.fixture(scope="module")
+def network(installed: None) -> Generator[ReferenceNetwork]:
     with ReferenceNetwork() as network:
         yield network
 
@@ -62,6 +70,25 @@ def test_a_person_signs_in_posts_and_signs_out(person: Person, network: Referenc
     assert not any("code=" in one.all_headers().get("referer", "") for one in person.requests)
 
 
+def test_make_demo_starts_the_real_servers_beside_it(browser: Browser, tmp_path: Path) -> None:
+    with demo(tmp_path, PORT="0", NETWORK="reference") as process:
+        said = greeting(process)
+        (url,) = re.findall(r"http://127\.0\.0\.1:\d+", said)
+        ((handle, password), _) = re.findall(r"(\S+\.test) +password (\S+)", said)
+        person = Person(browser.new_context(), url)
+        person.begin(handle)
+        sign_in(person.page, password)
+        authorize(person.page)
+        signed_in = person.signed_in()
+        person.context.close()
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=20)
+
+    assert signed_in
+    assert process.returncode == 0
+    assert errors == ""
+
+
 def test_a_wrong_password_then_the_right_one(person: Person, network: ReferenceNetwork) -> None:
     person.begin()
     sign_in(person.page, "wrong-password")
@@ -77,8 +104,7 @@ def test_denying_says_so_and_can_be_undone(person: Person, network: ReferenceNet
     sign_in(person.page, network.account("alice.test").password)
     person.page.get_by_role("button", name="Deny access", exact=True).click()
     expect(person.page.get_by_role("alert")).to_have_text("Signing in was cancelled.")
-    expect(person.page.get_by_label("Handle")).to_have_value("alice.test")
-    person.page.get_by_role("button", name="Sign in").click()
+    person.try_again()
     sign_in(person.page, network.account("alice.test").password)
     authorize(person.page)
 
