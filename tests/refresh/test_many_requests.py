@@ -28,9 +28,12 @@ ROOT = Path(__file__).parents[2]
 
 async def _fifty_requests() -> tuple[list[int], int]:
     async with fleet() as here, here.worker() as one:
-        answers = await within(8, asyncio.gather(*(one.browser.get("/me") for _ in range(50))))
-        await one.settled()
-        return [answer.status_code for answer in answers], here.refreshes
+        calls = [one.call(one.browser.get("/me")) for _ in range(50)]
+        await within(8, asyncio.wait(calls))
+        await one.settled(8)
+        # Where tokens are spent twice an app's call fails however it can.
+        statuses = [call.result().status_code if not call.exception() else 0 for call in calls]
+        return statuses, here.refreshes
 
 
 @pytest.mark.spec("J1")
@@ -57,7 +60,9 @@ async def test_without_single_flight_and_lease_there_are_more(
 
 
 @asynccontextmanager
-async def _process(network: Network, database: Path, fault: str) -> AsyncGenerator[asyncio.subprocess.Process]:
+async def _process(
+    network: Network, database: Path, fault: str
+) -> AsyncGenerator[asyncio.subprocess.Process]:
     key = base64.urlsafe_b64encode(SECRET_KEYS[0]).rstrip(b"=").decode()
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tests.refresh.worker_process", str(database), fault,

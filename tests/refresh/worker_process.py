@@ -62,7 +62,13 @@ async def main(database: str) -> None:
         },
         # A busy machine is no finding: everything but the polling is as slow as it may be.
         timing=replace(
-            TIMING, lease=10.0, marked_lease=30.0, mark_to_send=5.0, verify=8.0, post=20.0, wait=20.0
+            TIMING,
+            lease=10.0,
+            marked_lease=30.0,
+            mark_to_send=5.0,
+            verify=8.0,
+            post=20.0,
+            wait=20.0,
         ),
     )
     async with oauth:
