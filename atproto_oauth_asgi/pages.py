@@ -96,12 +96,18 @@ def login_page(
 
 
 def message_page(
-    title: str, sentence: str, *, home: str, status: int, again: str | None = None
+    title: str,
+    sentence: str,
+    *,
+    home: str,
+    status: int,
+    app: str | None = None,
+    again: str | None = None,
 ) -> HTMLResponse:
     """Return a page with one sentence, a link to the site, and perhaps one to try again."""
     alert = f'<p role="alert">{escape(sentence)}</p>'
     retry = f'<a class="button" href="{escape(again)}">Try again</a>' if again else ""
-    body = f"<h1>{escape(title)}</h1>{alert}{retry}{_back(home, _host(home))}"
+    body = f"<h1>{escape(title)}</h1>{alert}{retry}{_back(home, app or _host(home))}"
     return page(title, body, status=status)
 
 

@@ -152,6 +152,7 @@ class Routes:
         return message_page(
             "Signing in did not work",
             error.sentence,
+            app=self._settings.client_name,
             home=self._settings.base_url,
             again=self._oauth.login_url(
                 next=failed.next or None, identifier=failed.identifier or None
