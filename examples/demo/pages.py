@@ -113,7 +113,7 @@ def home_page(
     oauth: ATProtoOAuth,
     session: OAuthSession,
     *,
-    posts: Sequence[Post],
+    posts: Sequence[Post] | None,
     may_post: bool,
     text: str = "",
     problem: str | None = None,
@@ -124,8 +124,9 @@ def home_page(
     scopes = " ".join(f"<code>{escape(scope)}</code>" for scope in sorted(session.scopes))
     written = "".join(
         f"<li><p>{escape(post.text)}</p><small>{escape(_moment(post.created))}</small></li>"
-        for post in posts
+        for post in posts or ()
     )
+    instead = "Nothing here yet." if posts is not None else "They cannot be shown right now."
     body = f"""{_alert(problem)}
 <section>
 <header>
@@ -159,7 +160,7 @@ def home_page(
         )
     body += (
         "<section><h2>Newest posts</h2>"
-        + (f"<ol>{written}</ol>" if written else '<p class="soft">Nothing here yet.</p>')
+        + (f"<ol>{written}</ol>" if written else f'<p class="soft">{instead}</p>')
         + "</section>"
     )
     return _page(oauth, name, body, status=status)

@@ -78,7 +78,7 @@ def make_app(oauth: ATProtoOAuth, *, accounts: Sequence[tuple[str, str]] = ()) -
         session = session_or_none(request)
         if session is None:
             return welcome_page(oauth, accounts=accounts)
-        posts: list[Post] = []
+        posts: list[Post] | None = None
         try:
             # Lists are public; this one call needs the session, and so says whether it still lives.
             await session.query("com.atproto.server.getSession")

@@ -143,9 +143,11 @@ def test_a_form_left_open_under_another_name_links_to_the_right_one(person: Pers
 def test_going_back_after_consent_harms_nothing(person: Person) -> None:
     person.login()
     person.page.go_back()
+    went_back_to = person.page.url
     person.page.goto(person.url)
 
     expect(person.page.get_by_role("heading", name="alice.test")).to_be_visible()
+    assert "/oauth/authorize" in went_back_to
     assert person.signed_in()
 
 
@@ -206,7 +208,7 @@ def test_cancelling_says_so_and_can_be_undone(person: Person, network: Network) 
     person.sign_in(person.page)
     person.page.get_by_role("button", name="Deny").click()
     expect(person.page.get_by_role("alert")).to_have_text("Signing in was cancelled.")
-    person.page.get_by_role("link", name="Back to").click()
+    person.page.get_by_role("link", name="Back to the demo").click()
     expect(person.page.get_by_role("heading", name="Accounts to try")).to_be_visible()
 
     assert network.sessions() == []

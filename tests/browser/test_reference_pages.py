@@ -116,9 +116,11 @@ def test_going_back_after_consent_harms_nothing(person: Person, network: Referen
     sign_in(person.page, network.account("alice.test").password)
     authorize(person.page)
     person.page.go_back()
+    went_back_to = person.page.url
     person.page.goto(person.url)
 
     expect(person.page.get_by_role("heading", name="alice.test")).to_be_visible()
+    assert "/oauth/authorize" in went_back_to
     assert person.signed_in()
 
 

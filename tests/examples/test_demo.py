@@ -210,6 +210,7 @@ async def test_a_pds_that_is_away_costs_the_list_and_not_the_page(demo: Demo) ->
     assert page.status_code == 200
     assert "alice.test" in page.text
     assert 'role="alert"' in page.text
+    assert "They cannot be shown right now." in page.text
     assert post.status_code >= 500
     assert ">later</textarea>" in post.text
 
