@@ -1,4 +1,6 @@
 """Faults of the refresh itself."""
+# pyright: reportUnknownLambdaType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportPrivateUsage=false
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
 """Faults in what requests do about tokens."""
+# pyright: reportUnknownLambdaType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportPrivateUsage=false
 
 from __future__ import annotations

@@ -1,8 +1,11 @@
 """Faults of the store: one guard or one column is missing."""
+# pyright: reportUnknownLambdaType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportPrivateUsage=false
 
 from __future__ import annotations
 
+import contextvars
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from atproto_oauth_asgi.refresh import Refresher
 from atproto_oauth_asgi.store import SessionRecord
-from atproto_oauth_asgi_stores import database
+from atproto_oauth_asgi_stores import SQLStore, database
 from atproto_oauth_asgi_stores.memory import MemoryStore
 from atproto_oauth_asgi_stores.memory_rows import SessionRow
 from tests.refresh.faults import fault
@@ -100,17 +103,30 @@ def _workers_clock(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(MemoryStore, "acquire_refresh", faulty)
 
 
-@fault("lease removed")
-def remove_lease(patch: pytest.MonkeyPatch) -> None:
-    async def acquire(self: MemoryStore, session_id: str, /, *, owner: str, **_: Any) -> bool:
-        self._sessions[session_id].lease_owner = owner
+def remove_lease_of(store: type[MemoryStore | SQLStore], patch: pytest.MonkeyPatch) -> None:
+    """Let every task have the lease that asks for it, whoever else has it."""
+    load: Any = store.load_session
+    mine: contextvars.ContextVar[str | None] = contextvars.ContextVar("mine", default=None)
+
+    async def acquire(_self: Any, _session_id: str, /, *, owner: str, **_: Any) -> bool:
+        mine.set(owner)
         return True
 
     async def mark(*_args: Any, **_kwargs: Any) -> bool:
         return True
 
-    patch.setattr(MemoryStore, "acquire_refresh", acquire)
-    patch.setattr(MemoryStore, "mark_refresh", mark)
+    async def read(self: Any, session_id: str, /) -> SessionRecord | None:
+        record: SessionRecord | None = await load(self, session_id)
+        return record and replace(record, lease_owner=mine.get())
+
+    patch.setattr(store, "acquire_refresh", acquire)
+    patch.setattr(store, "mark_refresh", mark)
+    patch.setattr(store, "load_session", read)
+
+
+@fault("lease removed")
+def remove_lease(patch: pytest.MonkeyPatch) -> None:
+    remove_lease_of(MemoryStore, patch)
 
 
 # --- Mark ---

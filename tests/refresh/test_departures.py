@@ -60,7 +60,7 @@ async def _served(app: ATProtoOAuthMiddleware, lifespan: Lifespan) -> AsyncGener
         task = asyncio.create_task(server.serve([listening]))
         try:
             async with asyncio.timeout(5):
-                while not server.started:
+                while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
                     await asyncio.sleep(0.005)
             yield listening.getsockname()[1]
         finally:
@@ -90,7 +90,7 @@ async def _status(port: int, here: Fleet, path: str) -> int:
 
 async def _until_committed(here: Fleet, version: int) -> None:
     async def committed() -> None:
-        while here.row.version < version:
+        while here.row.version < version:  # noqa: ASYNC110 - a row has no event
             await asyncio.sleep(0.005)
 
     await within(3, committed())

@@ -63,6 +63,7 @@ async def test_without_single_flight_and_lease_there_are_more(
 async def _process(
     network: Network, database: Path, fault: str
 ) -> AsyncGenerator[asyncio.subprocess.Process]:
+    folders = (str(ROOT / part) for part in ("", "stores", "migrations"))
     key = base64.urlsafe_b64encode(SECRET_KEYS[0]).rstrip(b"=").decode()
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tests.refresh.worker_process", str(database), fault,
@@ -73,7 +74,7 @@ async def _process(
             **os.environ,
             **network.environment(),
             "ATPROTO_OAUTH_SECRET_KEYS": key,
-            "PYTHONPATH": os.pathsep.join(str(ROOT / part) for part in ("", "stores", "migrations")),
+            "PYTHONPATH": os.pathsep.join(folders),
         },
     )  # fmt: skip
     assert process.stdin is not None

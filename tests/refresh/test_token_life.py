@@ -1,4 +1,6 @@
 """Tokens of any life are refreshed in time; no interval and no backoff starves them."""
+# pyright: reportUnknownLambdaType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
 from __future__ import annotations
 

@@ -12,37 +12,16 @@ import json
 import os
 import sys
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
 from atproto_oauth_asgi import ATProtoOAuth
 from atproto_oauth_asgi.errors import ATProtoOAuthError
 from atproto_oauth_asgi.session import OAuthSession
-from atproto_oauth_asgi.store import SessionFilter, SessionRecord
+from atproto_oauth_asgi.store import SessionFilter
 from atproto_oauth_asgi_stores import SQLStore
+from tests.refresh.faults_store import remove_lease_of
 from tests.refresh.fleet import GET_SESSION, LOOPBACK_URL, SCOPE, TIMING
-
-
-def remove_lease(patch: pytest.MonkeyPatch) -> None:
-    """Let everybody have the lease, in SQL."""
-    load: Any = SQLStore.load_session
-    owners: dict[str, str] = {}
-
-    async def acquire(_self: Any, session_id: str, /, *, owner: str, **_: Any) -> bool:
-        owners[session_id] = owner
-        return True
-
-    async def mark(*_args: Any, **_kwargs: Any) -> bool:
-        return True
-
-    async def read(self: Any, session_id: str, /) -> SessionRecord | None:
-        record: SessionRecord | None = await load(self, session_id)
-        return record and replace(record, lease_owner=owners.get(session_id))
-
-    patch.setattr(SQLStore, "acquire_refresh", acquire)
-    patch.setattr(SQLStore, "mark_refresh", mark)
-    patch.setattr(SQLStore, "load_session", read)
 
 
 async def _call(session: OAuthSession) -> int | str:
@@ -90,5 +69,5 @@ async def main(database: str) -> None:
 if __name__ == "__main__":
     with pytest.MonkeyPatch.context() as planted:
         if "lease removed" in sys.argv[2:]:
-            remove_lease(planted)
+            remove_lease_of(SQLStore, planted)
         asyncio.run(main(sys.argv[1]))
