@@ -6,6 +6,7 @@ from typing import Any, NoReturn
 
 from atproto_oauth_asgi.errors import StoreUnavailable
 from atproto_oauth_asgi_stores.memory import MemoryStore
+from atproto_oauth_asgi_stores.memory_rows import BrowserRow, OneTimeRow, SessionRow
 
 EVERYTHING = frozenset(
     name for name in vars(MemoryStore) if not name.startswith("_") and name != "aclose"
@@ -29,6 +30,18 @@ class FaultyStore(MemoryStore):
         self.failing = frozenset(failing)
         self.clock = Clock()
         super().__init__(clock=self.clock)
+
+    @property
+    def attempts(self) -> list[OneTimeRow]:
+        return list(self._things.values())
+
+    @property
+    def browsers(self) -> list[BrowserRow]:
+        return list(self._browsers.values())
+
+    @property
+    def sessions(self) -> list[SessionRow]:
+        return list(self._sessions.values())
 
     def allow_refresh(self) -> None:
         """Let the shortest time between two refreshes pass; the next read of a row sees it."""

@@ -48,7 +48,7 @@ async def socket(
     name = here.oauth.cookies.session
     if here.cookie is not None:
         given.setdefault("cookie", f"{name}={here.cookie}")
-    scope = {
+    scope: dict[str, object] = {
         "type": "websocket",
         "asgi": {"version": "3.0"},
         "scheme": "wss",

@@ -118,7 +118,7 @@ async def test_what_the_store_knows_is_no_cookie() -> None:
     store = FaultyStore()
     async with world(store=store) as here:
         await here.login()
-        (browser,) = store._browsers.values()
+        (browser,) = store.browsers
 
         assert (here.cookie or "").encode() not in repr(browser).encode()
         assert await sees(here, f"{here.oauth.cookies.session}={browser.cookie_hash.hex()}") is None

@@ -501,7 +501,7 @@ async def test_a_login_whose_attempt_was_edited_in_the_store_is_refused() -> Non
     store = FaultyStore()
     async with world(store=store) as here:
         callback = await here.approved()
-        for row in store._things.values():
+        for row in store.attempts:
             assert row.sealed is not None
             row.sealed = row.sealed[:-1] + bytes([row.sealed[-1] ^ 1])
         back = await here.browser.get(callback)

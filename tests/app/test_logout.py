@@ -14,7 +14,7 @@ from atproto_oauth_asgi import session_from
 from atproto_oauth_asgi.keys import ClientKeys, generate_client_keys
 from atproto_oauth_asgi.testing import Network
 from tests.app.faulty_store import FaultyStore
-from tests.app.world import BASE_URL, QUICK, SCRIPT, World, world
+from tests.app.world import BASE_URL, QUICK, SCRIPT, World, live_of, world
 
 pytestmark = pytest.mark.anyio
 
@@ -41,7 +41,7 @@ async def refresh_is_refused(here: World, token: str) -> bool:
 async def tokens(here: World) -> tuple[str, str]:
     """Return the access token and the refresh token of the only session."""
     async with here.oauth.session_for(here.did()) as session:
-        held = session._live.tokens
+        held = live_of(session).tokens
         assert held.refresh_token is not None
         return held.access_token, held.refresh_token
 

@@ -21,7 +21,7 @@ async def test_the_app_files_the_person_by_did_before_there_is_a_session() -> No
     store, users = FaultyStore(), dict[str, Login]()
 
     async def upsert(login: Login) -> None:
-        assert not store._sessions
+        assert not store.sessions
         users[login.did] = login
 
     async with world(store=store, on_login=upsert) as here:
@@ -149,7 +149,7 @@ async def test_data_of_the_app_comes_back_and_is_sealed_meanwhile() -> None:
         begun = await here.browser.post("/start")
         request = here.pushed(begun.headers["location"])
         callback = here.network.approve(begun.headers["location"], "alice.test")
-        stored = [row.sealed or b"" for row in store._things.values()]
+        stored = [row.sealed or b"" for row in store.attempts]
         back = await here.browser.get(callback)
 
         assert begun.status_code == 303
@@ -160,20 +160,22 @@ async def test_data_of_the_app_comes_back_and_is_sealed_meanwhile() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "code"),
+    ("identifier", "scope", "prompt", "code"),
     [
-        ({"identifier": "nobody.test"}, "handle_not_found"),
-        ({"identifier": "alice.test", "scope": "atproto transition:generic"}, "scope_refused"),
-        ({"identifier": "alice.test", "prompt": "maybe"}, "login_failed"),
+        ("nobody.test", None, None, "handle_not_found"),
+        ("alice.test", "atproto transition:generic", None, "scope_refused"),
+        ("alice.test", None, "maybe", "login_failed"),
     ],
 )
-async def test_authorize_redirect_raises_typed_errors(wanted: dict[str, str], code: str) -> None:
+async def test_authorize_redirect_raises_typed_errors(
+    identifier: str, scope: str | None, prompt: str | None, code: str
+) -> None:
     async with world() as here:
         request = Request(
             {"type": "http", "method": "POST", "path": "/", "headers": [], "query_string": b""}
         )
         with pytest.raises(ATProtoOAuthError) as caught:
-            await here.oauth.authorize_redirect(request, **wanted)
+            await here.oauth.authorize_redirect(request, identifier, scope=scope, prompt=prompt)
 
         assert caught.value.code == code
 

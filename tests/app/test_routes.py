@@ -12,7 +12,7 @@ from starlette.routing import Route
 from atproto_oauth_asgi import ATProtoOAuth, ATProtoOAuthMiddleware
 from atproto_oauth_asgi.keys import ClientKeys, generate_client_keys
 from atproto_oauth_asgi.testing import Network
-from tests.app.world import BASE_URL, PAGE, world
+from tests.app.world import BASE_URL, PAGE, live_of, world
 
 pytestmark = pytest.mark.anyio
 
@@ -82,7 +82,7 @@ async def test_the_session_route_says_who_is_signed_in_and_never_a_token() -> No
         await here.login()
         answer = await here.browser.get("/oauth/session")
         async with here.oauth.session_for(here.did()) as session:
-            tokens = session._live.tokens
+            tokens = live_of(session).tokens
 
         assert nobody.json() == {
             "authenticated": False,

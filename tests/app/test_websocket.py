@@ -43,7 +43,7 @@ async def who(websocket: WebSocket) -> None:
 async def lenient(websocket: WebSocket) -> None:
     """Take everybody, and serve what they may have."""
     try:
-        name = session_from(websocket).did
+        name: str = session_from(websocket).did
     except NotAuthenticated:
         name = "nobody"
     await websocket.accept()
@@ -100,10 +100,9 @@ async def did_seen(here: World, **headers: str) -> object:
     return json.loads(message["text"])["did"]
 
 
-@pytest.mark.parametrize("make", [starlette, fastapi])
-async def test_a_websocket_has_the_session(make: object) -> None:
-    assert callable(make)
-    async with world(app=make()) as here:
+@pytest.mark.parametrize("app", [starlette(), fastapi(), raw])
+async def test_a_websocket_has_the_session(app: Starlette) -> None:
+    async with world(app=app) as here:
         await here.login()
         async with socket(here, "/private") as end:
             assert (await end.next())["type"] == "websocket.accept"

@@ -16,9 +16,16 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from atproto_oauth_asgi import ATProtoOAuth, ATProtoOAuthMiddleware, session_from, session_or_none
+from atproto_oauth_asgi import (
+    ATProtoOAuth,
+    ATProtoOAuthMiddleware,
+    OAuthSession,
+    session_from,
+    session_or_none,
+)
 from atproto_oauth_asgi.core import OnLogin
 from atproto_oauth_asgi.environment import SettingsOptions
+from atproto_oauth_asgi.live import LiveSession
 from atproto_oauth_asgi.oauth import Refresh
 from atproto_oauth_asgi.refresh_timing import RefreshTiming
 from atproto_oauth_asgi.store import Store
@@ -65,6 +72,11 @@ def make_app() -> Starlette:
             Route("/who", who, methods=["GET", "POST"]),
         ]
     )
+
+
+def live_of(session: OAuthSession) -> LiveSession:
+    """Return what the process knows of a session, its tokens with it."""
+    return session._live  # pyright: ignore[reportPrivateUsage]
 
 
 @dataclass
