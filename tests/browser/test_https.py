@@ -63,7 +63,7 @@ def browser(
 
 
 def test_a_whole_visit_over_https(person: Person, network: Network, tmp_path: Path) -> None:
-    person.begin()
+    person.begin("bob.test")
     expect(person.page.get_by_text(APP)).to_be_visible()
     person.page.screenshot(path=tmp_path / "sign-in.png")
     person.sign_in(person.page)
@@ -72,7 +72,7 @@ def test_a_whole_visit_over_https(person: Person, network: Network, tmp_path: Pa
     expect(person.page.locator("ol p").first).to_have_text("Over TLS")
     person.log_out()
 
-    assert network.sessions("alice.test") == []
+    assert network.sessions("bob.test") == []
     assert person.violations() == []
     (posted,) = person.sent("/oauth/login$", "POST")
     assert posted.all_headers()["origin"] == person.url
