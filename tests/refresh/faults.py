@@ -31,7 +31,7 @@ def _time(name: str, **seconds: float) -> None:
     fault(name)(plant)
 
 
-_time("lease lengths are swapped", lease=1.5, marked_lease=0.4)
+_time("lease lengths are swapped", lease=2.0, marked_lease=0.4)
 _time("verify has no deadline", verify=60.0)
 _time("POSTs are given up early", post=0.1, late_answer=0.02)
 _time("POSTs have no deadline", post=60.0)

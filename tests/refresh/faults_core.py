@@ -9,6 +9,7 @@ import asyncio
 import builtins
 import contextvars
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -532,3 +533,14 @@ def _no_drain(patch: pytest.MonkeyPatch) -> None:
 @fault("nobody says it")
 def _not_said(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(oauth_module.log, "warning", _nothing)
+
+
+@fault("the old refresh token is dropped")
+def _no_old_token(patch: pytest.MonkeyPatch) -> None:
+    commit_it: Any = Committer.commit
+
+    async def faulty(self: Any, live: Any, flight: Any, new: Any, response: Any, **kw: Any) -> None:
+        given = replace(new, refresh_token=response.refresh_token)
+        await commit_it(self, live, flight, given, response, **kw)
+
+    patch.setattr(Committer, "commit", faulty)

@@ -39,11 +39,11 @@ GET_SESSION = "/xrpc/com.atproto.server.getSession"
 
 TIMING = RefreshTiming(
     lease=0.4,
-    marked_lease=1.5,
+    marked_lease=2.0,
     mark_to_send=0.3,
-    verify=0.6,
-    post=0.6,
-    late_answer=0.2,
+    verify=1.0,
+    post=1.0,
+    late_answer=0.3,
     commit_try=0.2,
     commit_again=0.02,
     watch=0.25,

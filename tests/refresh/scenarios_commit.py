@@ -353,3 +353,69 @@ async def tokens_that_cannot_be_stored_at_shutdown_are_lost_loudly() -> None:
     lost = [record for record in records if record.getMessage() == "session.lost_rotation"]
     assert [record.levelname for record in lost] == ["CRITICAL"]
     assert lost[0].__dict__["session"] == here.session_id
+
+
+@shows("J3", without=("the old refresh token is dropped",))
+async def a_refresh_token_that_is_not_replaced_stays() -> None:
+    def keeps(answer: Answer) -> Answer:
+        return answer.with_json(refresh_token=None) if answer.status == 200 else answer
+
+    async with fleet() as here, here.worker() as one:
+        old = one.live.tokens.refresh_token
+        with here.network.alter("/oauth/token", keeps):
+            await one.refresh()
+        tokens = await here.tokens_in_the_row(one)
+        assert here.row.version == 2
+        assert tokens.refresh_token == one.live.tokens.refresh_token == old
+
+
+# --- Cut off ---
+
+
+@shows("6.6.watch", "6.5.forever", without=("watch ignored",))
+async def a_process_that_was_cut_off_for_a_while_loses_nothing() -> None:
+    with fleets.timing(marked_lease=0.3, watch=0.4):
+        async with fleet() as here, here.worker() as one, here.worker() as two:
+            back = asyncio.Event()
+
+            async def away() -> None:
+                if not back.is_set():
+                    raise StoreUnavailable
+
+            one.wire.before["commit"] = away
+            first = one.start()
+            await within(2, first.wait(2))
+            second = two.start()
+            # The lease has run out, and it is being watched.
+            await asyncio.sleep(0.5)
+            back.set()
+            await one.done(first)
+            await two.done(second)
+
+        assert here.refreshes == 1
+        assert here.row.version == two.live.version == 2
+        assert here.row.status == "active"
+        assert two.live.tokens == one.live.tokens
+
+
+@shows("6.5.cut-off", "6.5.ended", without=("mark skipped", "the end is overlooked"))
+async def a_process_that_was_cut_off_for_long_loses_what_it_holds() -> None:
+    with fleets.timing(marked_lease=0.2, watch=0.1):
+        async with fleet() as here, here.worker() as one, here.worker() as two:
+            back = asyncio.Event()
+
+            async def away() -> None:
+                if not back.is_set():
+                    raise StoreUnavailable
+
+            one.wire.before["commit"] = away
+            first = one.start()
+            await within(2, first.wait(2))
+            await two.refresh()
+            # Its request was the replay; the journal knows that there was one before it.
+            assert here.refreshes == 2
+            assert (here.row.status, here.row.ended_reason) == ("ended", "lost_rotation")
+            back.set()
+            await one.done(first)
+            await one.settled()
+            assert one.live.ended_reason == "lost_rotation"

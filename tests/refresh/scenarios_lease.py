@@ -186,7 +186,7 @@ async def a_mark_leases_for_longer_than_an_acquire() -> None:
         await one.refresh()
 
         assert [passed.lease_ms for passed in one.wire.of("acquire")] == [400]
-        assert {passed.lease_ms for passed in one.wire.of("mark")} == {1500}
+        assert {passed.lease_ms for passed in one.wire.of("mark")} == {2000}
 
 
 @shows("6.2.owner", without=("one owner for all",))

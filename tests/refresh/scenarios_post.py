@@ -20,7 +20,7 @@ from tests.refresh.sentences import shows
 async def servers_that_hang_are_not_waited_for_for_ever() -> None:
     async with fleet() as here, here.worker() as one:
         async with here.network.hold(f"/{one.live.did}"):
-            flight = await one.refresh(1.5)
+            flight = await one.refresh(2.5)
 
         assert flight.error is not None
         assert here.sent == 0
@@ -90,7 +90,7 @@ async def an_account_on_a_new_pds_of_the_same_server_is_served_from_there() -> N
 @shows("6.3.post", without=("POSTs are given up early",))
 async def a_slow_server_is_waited_for() -> None:
     async with fleet() as here, here.worker() as one:
-        here.network.faults.delay(0.45, grant="refresh_token")
+        here.network.faults.delay(0.7, grant="refresh_token")
         await one.refresh()
 
         assert one.live.version == 2
@@ -106,11 +106,11 @@ async def each_post_has_its_whole_deadline() -> None:
         ):
             flight = one.start()
             await within(2, looking.arrived())
-            await asyncio.sleep(0.4)
+            await asyncio.sleep(0.7)
             looking.release()
             for number in (1, 2):
                 await within(2, challenge.arrived(number))
-                await asyncio.sleep(0.4)
+                await asyncio.sleep(0.7)
                 challenge.release(1)
             await one.done(flight)
 
@@ -139,7 +139,7 @@ async def a_post_without_an_answer_is_dropped_in_the_end() -> None:
         async with here.network.pause_token_endpoint("refresh_token") as pause:
             flight = one.start()
             await within(2, pause.arrived())
-            await one.done(flight, 1.3)
+            await one.done(flight, 2.2)
             held = pause.waiting
 
         assert held == 1

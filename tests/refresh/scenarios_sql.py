@@ -23,13 +23,15 @@ from atproto_oauth_asgi.testing import Network
 from atproto_oauth_asgi_migrations import migrate_empty
 from atproto_oauth_asgi_stores import SQLStore
 from tests.app.world import BASE_URL, world
-from tests.refresh.fleet import SECRET_KEYS, TIMING, within
+from tests.refresh import fleet as fleets
+from tests.refresh.fleet import SECRET_KEYS, within
 from tests.refresh.sentences import shows
 
 
 @dataclass(slots=True)
 class OnDisk:
     network: Network
+    path: Path
     store: SQLStore
     runtime: Runtime
     live: LiveSession
@@ -62,13 +64,13 @@ async def on_disk() -> AsyncGenerator[OnDisk, None]:
         async with ATProtoOAuth(
             BASE_URL,
             store=store,
-            timing=TIMING,
+            timing=fleets.TIMING,
             net_policy=network.policy(),
             secret_keys=SECRET_KEYS,
         ) as oauth:
             runtime = oauth.runtime()
             (record,) = await store.list_sessions(SessionFilter())
-            yield OnDisk(network, store, runtime, runtime.sessions.live(record))
+            yield OnDisk(network, path, store, runtime, runtime.sessions.live(record))
 
 
 @shows("6.2.connection", without=("a connection is held",))
