@@ -115,6 +115,7 @@ def test_the_old_page_of_the_server_harms_nothing(
     person: Person, network: ReferenceNetwork
 ) -> None:
     person.begin()
+    person.page.wait_for_url("**/oauth/authorize?**")
     old = person.page.url
     sign_in(person.page, network.account("alice.test").password)
     authorize(person.page)
