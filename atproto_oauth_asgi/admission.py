@@ -16,7 +16,13 @@ from atproto_oauth_asgi.attempt import Attempt
 from atproto_oauth_asgi.cookies import new_secret
 from atproto_oauth_asgi.core import Core, Login
 from atproto_oauth_asgi.dpop import DPoPKey
-from atproto_oauth_asgi.errors import FetchError, PDSUnreachable, SealBroken, WrongAccount
+from atproto_oauth_asgi.errors import (
+    FetchError,
+    PDSUnreachable,
+    SealBroken,
+    StoreUnavailable,
+    WrongAccount,
+)
 from atproto_oauth_asgi.identifiers import Did, Handle
 from atproto_oauth_asgi.identity import Identity
 from atproto_oauth_asgi.live import LiveSession
@@ -132,9 +138,16 @@ async def admit(
         lifetime_ms=lifetime * 1000,
         presented=cookie_hash(cookie) if browser_id and cookie else None,
     )
-    if not await core.store.create_session(
-        row(), browser=login, replaces=[record.id for record in replaced]
-    ):
+    try:
+        joined = await core.store.create_session(
+            row(), browser=login, replaces=[record.id for record in replaced]
+        )
+    except StoreUnavailable:
+        # Perhaps only the acknowledgement was lost; then the browser's old cookie is gone too.
+        if await core.store.load_session(owner.session_id) is None:
+            raise
+        joined = True
+    if not joined:
         # Another login changed the cookie a moment ago: this one gets a browser of its own.
         login, replaced = replace(login, id=secrets.token_urlsafe(16), presented=None), []
         await core.store.create_session(row(), browser=login)

@@ -83,7 +83,7 @@ class CallbackFailed(Exception):  # carries an error to the page that shows it
     """Says why a login ended, and what the person had typed."""
 
     def __init__(self, error: ATProtoOAuthError, *, identifier: str = "", next: str = "") -> None:  # noqa: A002  # the parameter's name in the whole flow
-        super().__init__(error.code)
+        super().__init__(str(error))
         self.error = error
         self.identifier = identifier
         self.next = next

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 
-from atproto_oauth_asgi.errors import StoreUnavailable
+from atproto_oauth_asgi.errors import SealBroken, StoreUnavailable
 from atproto_oauth_asgi.live import Flight, LiveSession
 from atproto_oauth_asgi.refresh_timing import RefreshTiming, milliseconds
 from atproto_oauth_asgi.revocation import Revoker
@@ -63,9 +63,12 @@ class Committer:
         flight.serve()
         sealed = self._vault.seal_tokens(_owner(live), tokens)
         key_id = self._vault.key_id
+        going: float | None = None
         while True:
             # Read before the try: the last one, when this process goes, is made after it is set.
-            last = self._tasks.closing.is_set()
+            if going is None and self._tasks.closing.is_set():
+                going = time.monotonic()
+            last = going is not None and time.monotonic() - going >= self._timing.wait
             refreshed = Refreshed(
                 sealed_tokens=sealed,
                 sealed_key=key_id,
@@ -79,14 +82,18 @@ class Committer:
                 async with asyncio.timeout(self._timing.commit_try):
                     if await self._try(live, tokens, refreshed, version=version, owner=owner):
                         return
-            except (StoreUnavailable, TimeoutError):
+            except Exception as exc:  # whatever a store raises: nobody else has these
                 if last:
                     log.critical(
                         "session.lost_rotation",
                         extra={"session": live.id, "did": live.did, "version": version + 1},
                     )
                     return
-                log.warning("commit.retry", extra={"session": live.id, "did": live.did})
+                log.warning(
+                    "commit.retry",
+                    extra={"session": live.id, "did": live.did},
+                    exc_info=not isinstance(exc, (StoreUnavailable, TimeoutError)),
+                )
             await self._pause()
 
     async def _try(
@@ -117,8 +124,12 @@ class Committer:
             return True
         if record.version > version:
             # Never revoke here: revoking any token of a grant ends the other worker's too.
-            live.adopt(record, replace=True)
             log.warning("refresh.superseded", extra=fields)
+            try:
+                live.adopt(record, replace=True)
+            except SealBroken:
+                log.exception("session.seal_broken", extra=fields)
+                live.end("lost_rotation")
             return True
         return False
 
@@ -128,8 +139,8 @@ class Committer:
                 await self._tasks.closing.wait()
         except TimeoutError:
             return
-        # Going: no pause, but never a busy loop either.
-        await asyncio.sleep(0)
+        # Going: a short pause, never a busy loop.
+        await asyncio.sleep(min(self._timing.commit_again, 0.1))
 
 
 def _owner(live: LiveSession) -> Owner:

@@ -77,7 +77,7 @@ class RequestError(ATProtoOAuthError, HTTPException):
 # --- The way out -----------------------------------------------------------------------------
 
 
-class FetchError(ATProtoOAuthError):
+class FetchError(RequestError):
     """Reports that another server could not be asked, or did not answer as it must."""
 
     code = "fetch_failed"
@@ -381,7 +381,7 @@ class RefreshFailed(RequestError):
     sentence = "The account's server is not answering right now. Please try again in a moment."
 
 
-class XRPCError(ATProtoOAuthError):
+class XRPCError(RequestError):
     """Reports an error answer of the PDS to `query` or `procedure`.
 
     `http_status`, `error` and `server_message` are the server's words (XRPC: Error Responses).

@@ -17,6 +17,10 @@ from atproto_oauth_asgi.tasks import Tasks
 log = logging.getLogger(__name__)
 
 
+class TooSlow(Exception):  # never leaves the refresh
+    """The store needs too long to announce a request: nothing was sent."""
+
+
 class LeaseLost(Exception):  # never leaves this module
     """The row is not ours to refresh any more: nothing may be sent."""
 
@@ -34,6 +38,8 @@ class Hold:
     #: A mark was sent; whether it arrived is known when `marked` is true too.
     marking: bool = False
     marked: bool = False
+    #: A request left that may have spent the token.
+    departed: bool = False
     #: When the last token request left, by the monotonic clock.
     sent: float = 0.0
 
@@ -41,15 +47,34 @@ class Hold:
 class Leases:
     """Takes, marks and gives back the leases of one event loop."""
 
-    def __init__(self, *, store: Store, timing: RefreshTiming, tasks: Tasks) -> None:
+    def __init__(
+        self,
+        *,
+        store: Store,
+        timing: RefreshTiming,
+        tasks: Tasks,
+        watches: Watches,
+        attended: Callable[[], bool],
+    ) -> None:
         self._store = store
         self._timing = timing
         self._tasks = tasks
+        self._watches = watches
+        # Whether somebody is there who would see a token request through.
+        self._attended = attended
 
     async def acquire(self, hold: Hold) -> bool:
         """Take the lease, or wait for whoever has it and adopt what they bring."""
+        try:
+            return await self._acquire(hold)
+        except StoreUnavailable:
+            # Whoever holds the lease may not have reached the store either.
+            self._watches.forget(hold.live.id)
+            raise
+
+    async def _acquire(self, hold: Hold) -> bool:
         live, timing = hold.live, self._timing
-        watch = Watch(timing)
+        watch = self._watches.of(live.id)
         watched: tuple[str, int] | None = None
         pause = timing.poll_first
         give_up = time.monotonic() + timing.give_up
@@ -96,6 +121,9 @@ class Leases:
         live, timing = hold.live, self._timing
         # Thrice: a store that needs longer than the bound each time is in no state to refresh.
         for _ in range(3):
+            # Nobody would be there for the answer.
+            if self._tasks.closing.is_set() or not self._attended():
+                raise LeaseLost
             monotonic, wall = time.monotonic(), time.time()
             hold.marking = True
             marked = await self._store.mark_refresh(
@@ -111,9 +139,12 @@ class Leases:
             hold.sent = time.monotonic()
             # Both clocks: one stands still while a machine sleeps, the other may be set.
             if max(hold.sent - monotonic, abs(time.time() - wall)) <= timing.mark_to_send:
+                if self._tasks.closing.is_set() or not self._attended():
+                    raise LeaseLost
+                hold.departed = True
                 hold.flight.depart()
                 return
-        raise LeaseLost
+        raise TooSlow
 
     async def insist(self, work: Callable[[], Awaitable[None]]) -> None:
         """Write down what happened, while the lease lasts, whatever the database does."""
@@ -122,7 +153,9 @@ class Leases:
             try:
                 await work()
             except StoreUnavailable:
-                if self._tasks.closing.is_set() or time.monotonic() >= deadline:
+                if self._tasks.closing.is_set():
+                    deadline = min(deadline, time.monotonic() + self._timing.wait)
+                if time.monotonic() >= deadline:
                     raise
                 await asyncio.sleep(self._timing.commit_again)
             else:
@@ -153,8 +186,8 @@ class Leases:
                 and record.lease_owner == hold.owner
                 and record.attempts > hold.attempts_before
             )
-        elif not hold.marked:
-            unspent = False
+        else:
+            unspent = hold.marked and (unspent or not hold.departed)
         await self._store.release_refresh(
             live.id, version=hold.version, owner=hold.owner, wait_ms=wait_ms, unspent=unspent
         )
@@ -184,6 +217,29 @@ class Watch:
             self._watched += min(now - self._last, 2 * self._timing.poll_longest)
         self._last = now
         return lease if lease is not None and self._watched >= self._timing.watch else None
+
+
+class Watches:
+    """Keeps what this process has watched, so that short-lived event loops add up to a watch."""
+
+    LIMIT = 1000
+
+    def __init__(self, timing: RefreshTiming) -> None:
+        self._timing = timing
+        self._watches: dict[str, Watch] = {}
+
+    def of(self, session_id: str) -> Watch:
+        """Return the watch over a session's row."""
+        watch = self._watches.get(session_id)
+        if watch is None:
+            if len(self._watches) >= self.LIMIT:
+                self._watches.clear()
+            watch = self._watches.setdefault(session_id, Watch(self._timing))
+        return watch
+
+    def forget(self, session_id: str) -> None:
+        """Begin the watch over a session's row anew."""
+        self._watches.pop(session_id, None)
 
 
 def _dead_lease(record: SessionRecord) -> tuple[str, int] | None:

@@ -37,6 +37,11 @@ class Lifespan:
             log.critical("oauth.not_started", extra={"error": exc.code, "why": str(exc)})
             await send({"type": "lifespan.startup.failed", "message": str(exc)})
             return
+        except Exception:
+            # Left unsaid, a server would take it for an app that does not speak lifespan.
+            message = "Sign-in could not be started; the traceback says why."
+            await send({"type": "lifespan.startup.failed", "message": message})
+            raise
 
         async def replayed() -> Message:
             return startup.pop() if startup else await receive()

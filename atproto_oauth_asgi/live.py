@@ -70,6 +70,11 @@ class Flight:
         """Say whether waiting has an end: there are new tokens, or there will be none."""
         return self._served.is_set()
 
+    @property
+    def departed(self) -> bool:
+        """Say whether a token request left, or it is certain that none will."""
+        return self._departed.is_set()
+
     def depart(self) -> None:
         """Note that a token request is about to leave."""
         self.posting = True
@@ -160,6 +165,8 @@ class LiveSession:
             )
         else:
             self.refresh_at = monotonic() + record.refresh_wait_ms / 1000
+        if record.status == "reauth_required":
+            self.end("reauth_required")
         self.failures = record.failures
         self.attempts = record.attempts
         row = (record.version, record.failures, record.lease_owner, record.lease_until)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -12,7 +12,6 @@ from atproto_oauth_asgi.cross_site import may_attach
 from atproto_oauth_asgi.errors import ATProtoOAuthError, ConfigurationError, StoreUnavailable
 from atproto_oauth_asgi.lifespan import Lifespan
 from atproto_oauth_asgi.oauth import ATProtoOAuth
-from atproto_oauth_asgi.runtime import Runtime
 from atproto_oauth_asgi.session import OAuthSession
 from atproto_oauth_asgi.socket_end import SocketEnd
 
@@ -58,41 +57,37 @@ class ATProtoOAuthMiddleware:
         if cookie is None:
             await self._call(attach(scope, None, place), receive, send, place)
             return
-        session, runtime = await self._session(scope, cookie, place)
-        inner = attach(scope, session, place)
-        if runtime is None or runtime.owners:
-            await self._call(inner, receive, send, place)
-            return
-        runtime.requests += 1
+        runtime = self.oauth.runtime()
+        before = runtime.arrive()
         try:
-            await self._call(inner, receive, send, place)
+            session = await self._session(scope, cookie, place)
+            await self._call(attach(scope, session, place), receive, send, place)
         finally:
-            runtime.requests -= 1
-            await runtime.settle()
+            await runtime.depart(before)
 
     async def _session(
         self, scope: Scope, cookie: str, place: Place
-    ) -> tuple[OAuthSession | StoreUnavailable | None, Runtime | None]:
+    ) -> OAuthSession | StoreUnavailable | None:
         oauth = self.oauth
         headers: dict[bytes, bytes] = dict(scope["headers"])
         method: str | None = scope.get("method")
         if not oauth.cross_site_sessions and not may_attach(headers, method, oauth.settings):
-            return None, None
+            return None
         fresh = method not in _READS or headers.get(b"sec-fetch-mode") == b"navigate"
         try:
             runtime = await oauth.open()
             live, place.hint = await runtime.sessions.by_cookie(cookie, fresh=fresh)
         except StoreUnavailable as exc:
             # Never anonymous: the accessors say that nobody can say.
-            return exc, None
+            return exc
         if live is None:
-            return None, runtime
+            return None
         runtime.touch(live)
         if oauth.refresh == "on_request":
             flight = runtime.upkeep.begin(live)
             if flight is not None and not runtime.owners:
                 await runtime.upkeep.settle(flight)
-        return runtime.session(live, place.prepare), runtime
+        return runtime.session(live, place.prepare)
 
     async def _call(self, scope: Scope, receive: Receive, send: Send, place: Place) -> None:
         if scope["type"] == "websocket":
@@ -130,20 +125,20 @@ class ATProtoOAuthMiddleware:
         await end.close(error)
 
     async def _answer(self, route: Route, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive)
-        if route.methods is not None and request.method not in route.methods:
-            allow = ", ".join(sorted(route.methods))
-            response = PlainTextResponse(
-                "Method Not Allowed", status_code=405, headers={"allow": allow}
-            )
-        else:
-            response = await route.endpoint(request)
+        runtime = self.oauth.runtime()
+        before = runtime.arrive()
         try:
+            request = Request(scope, receive)
+            if route.methods is not None and request.method not in route.methods:
+                allow = ", ".join(sorted(route.methods))
+                response: Response = PlainTextResponse(
+                    "Method Not Allowed", status_code=405, headers={"allow": allow}
+                )
+            else:
+                response = await route.endpoint(request)
             await response(scope, receive, send)
         finally:
-            runtime = self.oauth.running()
-            if runtime is not None and not runtime.owners:
-                await runtime.settle()
+            await runtime.depart(before)
 
 
 def _private(message: Message) -> None:

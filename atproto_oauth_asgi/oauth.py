@@ -30,6 +30,7 @@ from atproto_oauth_asgi.environment import (
 from atproto_oauth_asgi.errors import CrossSiteRefused, NoSession
 from atproto_oauth_asgi.handles import HandleResolver
 from atproto_oauth_asgi.identity import IdentityResolver
+from atproto_oauth_asgi.lease import Watches
 from atproto_oauth_asgi.login import LoginRequest, begin_login
 from atproto_oauth_asgi.net import Net
 from atproto_oauth_asgi.next_url import safe_next
@@ -111,6 +112,7 @@ class ATProtoOAuth:
         self._last: tuple[asyncio.AbstractEventLoop | None, Runtime | None] = (None, None)
         self._lock = threading.Lock()
         self._opened_before = False
+        self._watches = Watches(self.core.timing)
         #: Our routes, by name `atproto_oauth:login` and so on; the middleware dispatches these.
         self.routes: list[Route] = Routes(self).build()
 
@@ -155,6 +157,8 @@ class ATProtoOAuth:
     async def __aenter__(self) -> Self:
         runtime = self.runtime()
         runtime.owners += 1
+        # Somebody may be draining for the one before.
+        runtime.tasks.closing.clear()
         try:
             await self.open()
         except BaseException:
@@ -207,8 +211,12 @@ class ATProtoOAuth:
                 client=core.client,
                 vault=core.vault,
                 timing=core.timing,
+                watches=self._watches,
             )
             with self._lock:
+                # Their connections hold their loop, so they would never be let go.
+                for ended in [old for old in self._runtimes if old.is_closed()]:
+                    del self._runtimes[ended]
                 self._runtimes[loop] = runtime
         self._last = (loop, runtime)
         return runtime
@@ -219,12 +227,18 @@ class ATProtoOAuth:
 
     async def _leave(self, runtime: Runtime) -> None:
         runtime.owners -= 1
-        # Where a job ends beside requests that nobody owns the loop of, they go on.
-        if runtime.owners == 0 and runtime.requests == 0:
-            await runtime.aclose()
-            with self._lock:
-                self._runtimes.pop(asyncio.get_running_loop(), None)
-                self._last = (None, None)
+        if runtime.owners:
+            return
+        await runtime.tasks.drain(runtime.timing.marked_lease)
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            # Whoever came meanwhile, or is not done yet, goes on with it.
+            if runtime.owners or runtime.attending or self._runtimes.get(loop) is not runtime:
+                runtime.tasks.closing.clear()
+                return
+            del self._runtimes[loop]
+            self._last = (None, None)
+        await runtime.aclose()
 
     def _net(self) -> Net:
         return self.runtime().net

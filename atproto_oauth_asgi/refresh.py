@@ -22,6 +22,7 @@ import random
 import re
 import secrets
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from math import inf
@@ -40,7 +41,7 @@ from atproto_oauth_asgi.errors import (
     StoreUnavailable,
 )
 from atproto_oauth_asgi.identity import IdentityResolver
-from atproto_oauth_asgi.lease import Hold, LeaseLost, Leases
+from atproto_oauth_asgi.lease import Hold, LeaseLost, Leases, TooSlow, Watches
 from atproto_oauth_asgi.live import Flight, LiveSession
 from atproto_oauth_asgi.net import Net
 from atproto_oauth_asgi.refresh_timing import RefreshTiming, milliseconds
@@ -70,6 +71,8 @@ class Refresher:
         revoker: Revoker,
         timing: RefreshTiming,
         tasks: Tasks,
+        watches: Watches,
+        attended: Callable[[], bool],
     ) -> None:
         self._store = store
         self._net = net
@@ -80,7 +83,9 @@ class Refresher:
         self._revoker = revoker
         self._timing = timing
         self._tasks = tasks
-        self._leases = Leases(store=store, timing=timing, tasks=tasks)
+        self._leases = Leases(
+            store=store, timing=timing, tasks=tasks, watches=watches, attended=attended
+        )
 
     def start(self, live: LiveSession) -> Flight:
         """Start a refresh, or join the one that is under way in this event loop."""
@@ -102,14 +107,16 @@ class Refresher:
         except Exception:
             # A defect must not keep a lease for its full length.
             log.exception("refresh.failed", extra={"session": live.id, "did": live.did})
-            await self._leases.give_back(hold, "The refresh failed unexpectedly; the log says why.")
+            await self._fail(hold, "The refresh failed unexpectedly; the log says why.")
         finally:
             live.flight = None
             flight.serve()
 
     async def _refresh(self, hold: Hold) -> None:
         live, timing = hold.live, self._timing
-        await live.calls.drain(timing.drain, streams_timeout=max(0.0, live.remaining))
+        # A refresh before its time means that the PDS refused the token: nothing to wait for.
+        streams = max(0.0, live.remaining) if live.due(timing.window) else 0.0
+        await live.calls.drain(timing.drain, streams_timeout=streams)
         if not await self._leases.acquire(hold):
             return
         record = await self._store.load_session(live.id)
@@ -183,10 +190,15 @@ class Refresher:
                 result = await self._await_post(task)
                 if result is None or not result.nonce_wanted:
                     break
+                # The server looked at the nonce before the token.
+                hold.departed = False
         except LeaseLost:
             self._leases.adopt(live, await self._store.load_session(live.id))
             # Nothing that could spend the token has left.
             await self._leases.give_back(hold, "The refresh could not be announced.", unspent=True)
+            return None
+        except TooSlow:
+            await self._fail(hold, "The store was too slow to announce the refresh.")
             return None
         except ClientKeyMissing as exc:
             await self._fail(hold, str(exc))
@@ -330,7 +342,7 @@ class Refresher:
         pause = min(timing.backoff, 2.0 ** min(live.failures, 16))
         pause *= random.uniform(0.8, 1.2)  # noqa: S311  # jitter
         if retry_after is not None:
-            pause = min(retry_after, timing.retry_after)
+            pause = min(max(1.0, retry_after), timing.retry_after)
         live.refresh_at = time.monotonic() + pause
         log.warning(
             "refresh.postponed",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 
 from atproto_oauth_asgi.authorization_server import ClientIdentity
@@ -12,6 +13,7 @@ from atproto_oauth_asgi.discovery import Discovery
 from atproto_oauth_asgi.errors import RequestError, StoreUnavailable
 from atproto_oauth_asgi.housekeeping import housekeeping
 from atproto_oauth_asgi.identity import IdentityResolver
+from atproto_oauth_asgi.lease import Watches
 from atproto_oauth_asgi.live import LiveSession
 from atproto_oauth_asgi.net import Net
 from atproto_oauth_asgi.net_policy import NetPolicy
@@ -21,7 +23,7 @@ from atproto_oauth_asgi.revocation import Revoker
 from atproto_oauth_asgi.session import OAuthSession
 from atproto_oauth_asgi.sessions import Sessions
 from atproto_oauth_asgi.store import Store
-from atproto_oauth_asgi.tasks import Tasks, finish
+from atproto_oauth_asgi.tasks import Running, Tasks, finish
 from atproto_oauth_asgi.tokens import Tokens
 from atproto_oauth_asgi.upkeep import Upkeep
 from atproto_oauth_asgi.vault import Vault
@@ -45,6 +47,7 @@ class Runtime:
         client: ClientIdentity,
         vault: Vault,
         timing: RefreshTiming,
+        watches: Watches,
     ) -> None:
         self.store = store
         self.timing = timing
@@ -52,8 +55,8 @@ class Runtime:
         self.net = Net(policy)
         #: How many want this loop's resources kept; without any, nothing outlives a request.
         self.owners = 0
-        #: Requests under way where nobody owns the loop.
-        self.requests = 0
+        #: Requests under way, each of which stays until what it left in the air has come down.
+        self.attending = 0
         self.opened = False
         self.opening = asyncio.Lock()
         self._housekeeping: asyncio.Task[None] | None = None
@@ -72,6 +75,8 @@ class Runtime:
             revoker=self.revoker,
             timing=timing,
             tasks=self.tasks,
+            watches=watches,
+            attended=lambda: self.owners > 0 or self.attending > 0,
         )
         self.upkeep = Upkeep(refresher=refresher, store=store, timing=timing)
 
@@ -93,6 +98,10 @@ class Runtime:
         Raises:
             StoreUnavailable: the session could not be ended.
         """
+        record = await self.store.load_session(live.id)
+        if record is not None:
+            # Another worker may have newer tokens; those are the ones to revoke.
+            live.adopt(record)
         tokens: Tokens = live.tokens
         await self.store.end_session(live.id, "logout")
         live.end("logout")
@@ -119,22 +128,39 @@ class Runtime:
         if self._housekeeping is None:
             self._housekeeping = asyncio.create_task(housekeeping(self.store), name="housekeeping")
 
-    async def settle(self) -> None:
+    def arrive(self) -> Running:
+        """Count a request; return what was going on before it."""
+        self.attending += 1
+        return () if self.owners else self.tasks.running()
+
+    async def depart(self, before: Running) -> None:
+        """Let a request go, but not before what it left in the air has come down."""
+        try:
+            if not self.owners:
+                await self.settle(before)
+        finally:
+            self.attending -= 1
+
+    async def settle(self, before: Running) -> None:
         """Let everything come to its end that a request left behind where nobody owns the loop.
 
         A refresh that has sent nothing yet may freeze: its lease runs out unspent.
         """
-        waiting = self.sessions.waiting()
-        for task in self.tasks.running():
-            if task not in waiting:
-                await finish(task, within=self.timing.marked_lease)
+        end = time.monotonic() + self.timing.marked_lease
+        while left := [
+            task
+            for task in self.tasks.running()
+            if task not in self.sessions.waiting() and (task not in before or self.attending == 1)
+        ]:
+            if (within := end - time.monotonic()) <= 0:
+                return
+            await finish(left[0], within=within)
 
     async def aclose(self) -> None:
-        """Drain, then close every connection of this loop."""
+        """Close every connection of this loop; what is still going on is cut off."""
         if self._housekeeping is not None:
             self._housekeeping.cancel()
             await asyncio.gather(self._housekeeping, return_exceptions=True)
-        await self.tasks.drain(self.timing.marked_lease)
         await self.net.aclose()
         await self.store.aclose()
         self.opened = False

@@ -157,7 +157,7 @@ class Sessions:
     def waiting(self) -> set[asyncio.Task[None] | None]:
         """Return the refreshes that have not announced a token request."""
         flights = [live.flight for live in self._live.values()]
-        return {one.task for one in flights if one and not one.posting and not one.served}
+        return {one.task for one in flights if one and not one.departed}
 
     def unusable_reason(self, record: SessionRecord) -> str | None:
         """Say why a session that has not ended cannot be used, or None when it can."""

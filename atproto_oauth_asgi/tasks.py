@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+import logging
+from collections.abc import Collection, Coroutine
 from typing import TypeVar
 
+import anyio
+
+from atproto_oauth_asgi.errors import ATProtoOAuthError
+
 T = TypeVar("T")
+#: Tasks that were going on at some moment.
+Running = Collection[asyncio.Task[object]]
+log = logging.getLogger(__name__)
 
 
 class Tasks:
@@ -29,9 +37,10 @@ class Tasks:
 
     def _ended(self, task: asyncio.Task[T]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled():
-            # Whoever waits is told; that the waiting one has gone is no defect.
-            task.exception()
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, ATProtoOAuthError):
+            # Whoever waits is told, but perhaps nobody does any more.
+            log.error("task.failed", exc_info=error, extra={"task": task.get_name()})
 
     def running(self) -> list[asyncio.Task[object]]:
         """Return the tasks that have not come to their end."""
@@ -42,12 +51,15 @@ class Tasks:
         self.closing.set()
         loop = asyncio.get_running_loop()
         end = loop.time() + timeout
-        # Again and again: what comes to its end may start another, such as a revocation.
-        while self._tasks and (left_over := end - loop.time()) > 0:
-            await asyncio.wait(set(self._tasks), timeout=left_over)
-        for task in (left := set(self._tasks)):
-            task.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
+        # A task that ends may have started another, such as a revocation.
+        while self._tasks and self.closing.is_set() and loop.time() < end:
+            await asyncio.wait(set(self._tasks), timeout=end - loop.time())
+        if not self.closing.is_set():
+            return
+        for _ in range(3):
+            for task in (left := set(self._tasks)):
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
 
 
 async def finish(task: asyncio.Future[T], *, within: float) -> None:
@@ -61,7 +73,9 @@ async def finish(task: asyncio.Future[T], *, within: float) -> None:
     end = loop.time() + within
     while not task.done() and loop.time() < end:
         try:
-            await asyncio.wait({task}, timeout=end - loop.time())
+            # anyio cancels again in every round of the loop; that would be a busy loop.
+            with anyio.CancelScope(shield=True):
+                await asyncio.wait({task}, timeout=end - loop.time())
         except asyncio.CancelledError as exc:
             cancelled = exc
     if cancelled is not None:

@@ -42,9 +42,10 @@ class Upkeep:
         task = flight.task
         if task is None:
             return
-        if not flight.posting:
+        if not flight.departed:
             await flight.wait_departure(self._timing.wait)
-        if flight.posting or flight.served:
+        # What is left of it when it is served, the end of the request waits for.
+        if flight.departed and not flight.served:
             # Bounded by the deadline of the token request, and then of the store.
             await finish(task, within=self._timing.marked_lease + self._timing.commit_try)
 
@@ -100,6 +101,8 @@ class Upkeep:
         if live.flight is None and not held and not live.allowed:
             # Refreshed a moment ago, or the token endpoint is in trouble: asking again would
             # only rotate in circles.
+            if live.failures:
+                raise self._failure(None)
             return False
         if live.waited_in_vain and (live.flight is not None or held):
             # The refusal is no news: what replaces the token is on its way.
