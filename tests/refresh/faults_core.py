@@ -179,18 +179,14 @@ def _any_lease(patch: pytest.MonkeyPatch) -> None:
 
 @fault("a pause counts as watching")
 def _pauses_count(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(lease, "min", lambda a, _b: a, raising=False)
-
-
-@fault("a failed read keeps the watch")
-def _watch_kept(patch: pytest.MonkeyPatch) -> None:
     kept: list[Watch] = []
 
-    def faulty(timing: Any) -> Watch:
+    def one_for_all(timing: Any) -> Watch:
         kept.append(Watch(timing))
         return kept[0]
 
-    patch.setattr(lease, "Watch", faulty)
+    patch.setattr(lease, "min", lambda a, _b: a, raising=False)
+    patch.setattr(lease, "Watch", one_for_all)
 
 
 # --- Verify and POST ---
