@@ -11,22 +11,19 @@ from pathlib import Path
 import httpx
 import pytest
 from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.responses import JSONResponse
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from atproto_oauth_asgi import (
     ATProtoOAuth,
     ATProtoOAuthMiddleware,
-    session_from,
 )
-from atproto_oauth_asgi.errors import ConfigurationError, NoSession, StoreUnavailable
+from atproto_oauth_asgi.errors import ConfigurationError, StoreUnavailable
 from atproto_oauth_asgi.store import Store
 from atproto_oauth_asgi.testing import Network
 from tests.app.faulty_store import FaultyStore
-from tests.app.world import BASE_URL, PAGE, QUICK, make_app, world
+from tests.app.world import BASE_URL, QUICK, make_app, world
 
 pytestmark = pytest.mark.anyio
 
@@ -342,75 +339,3 @@ async def test_two_loops_at_once_share_sessions_and_nothing_else(tmp_path: Path)
         # A worker thread with a loop of its own, as Celery has.
         assert await asyncio.to_thread(asyncio.run, job()) == "alice.test"
         assert (await here.browser.get("/me")).json()["handle"] == "alice.test"
-
-
-# --- Jobs ------------------------------------------------------------------------------------
-
-
-async def test_a_job_gets_the_newest_session_that_covers_what_it_needs() -> None:
-    post = "repo:app.bsky.feed.post"
-    async with world(optional_scope=post) as here:
-        await here.login(scope=f"atproto {post}")
-        async with here.another_browser() as other:
-            begun = await other.post(
-                "/oauth/login", data={"identifier": "alice.test"}, headers={"origin": BASE_URL}
-            )
-            await other.get(here.network.approve(begun.headers["location"], "alice.test"))
-        async with here.oauth.session_for(here.did()) as newest:
-            assert newest.scopes == {"atproto"}
-        async with here.oauth.session_for(here.did(), scopes=f"{post}?action=create") as covering:
-            assert covering.scopes == {"atproto", post}
-            answer = await covering.procedure(
-                "com.atproto.repo.createRecord",
-                {"repo": here.did(), "collection": "app.bsky.feed.post", "record": {"text": "x"}},
-            )
-            assert str(answer["uri"]).startswith(f"at://{here.did()}/app.bsky.feed.post/")
-
-
-async def test_a_job_without_a_session_is_told() -> None:
-    async with world() as here:
-        with pytest.raises(NoSession):
-            async with here.oauth.session_for(here.did()):
-                pass
-        await here.login()
-        with pytest.raises(NoSession):
-            async with here.oauth.session_for(here.did(), scopes=["blob:image/png"]):
-                pass
-        await here.logout()
-        with pytest.raises(NoSession):
-            async with here.oauth.session_for(here.did()):
-                pass
-
-
-async def test_a_job_refreshes_and_drains_before_it_ends() -> None:
-    store, network = FaultyStore(), Network()
-    async with world(network, store=store) as here:
-        await here.login()
-        did = here.did()
-    store.allow_refresh()
-    network.expire_access_tokens()
-    async with (
-        world(network, store=store, owned=False) as job,
-        job.oauth.session_for(did) as session,
-    ):
-        answer = await session.query("com.atproto.server.getSession")
-        assert answer["handle"] == "alice.test"
-    assert job.oauth.running() is None
-    (row,) = store.sessions
-    assert (row.version, row.lease_until) == (2, None)
-
-
-async def test_a_job_inside_a_request_without_lifespan_leaves_the_request_working() -> None:
-    async def view(request: Request) -> Response:
-        session = session_from(request)
-        async with here.oauth.session_for(session.did) as job:
-            await job.query("com.atproto.server.getSession")
-        return JSONResponse(await session.query("com.atproto.server.getSession"))
-
-    app = Starlette(routes=[Route("/view", view)])
-    async with world(app=app, owned=False) as here:
-        await here.login()
-        answer = await here.browser.get("/view", headers=PAGE)
-
-        assert answer.json()["handle"] == "alice.test"
-        await here.oauth.runtime().aclose()

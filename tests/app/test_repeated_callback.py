@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import asyncio
+from urllib.parse import urlencode
+
+import httpx
+import pytest
+from starlette.responses import PlainTextResponse, Response
+
+from atproto_oauth_asgi import Login, LoginRefused
+from atproto_oauth_asgi.testing import Network
+from tests.app.faulty_store import FaultyStore
+from tests.app.world import BASE_URL, PAGE, world
+
+pytestmark = pytest.mark.anyio
+
+GENERIC = "This sign-in link is not valid here. Please start again."
+
+
+def changed(callback: str, **parameters: str | None) -> str:
+    """Return a callback URL with parameters replaced, or left out for None."""
+    url = httpx.URL(callback)
+    kept = {**dict(url.params), **parameters}
+    given = {name: value for name, value in kept.items() if value is not None}
+    return str(url.copy_with(query=urlencode(given).encode()))
+
+
+@pytest.mark.spec("G3", "G7", "G9")
+async def test_a_reload_gets_the_first_outcome_and_another_cookie() -> None:
+    async with world() as here:
+        callback = await here.approved(next="/who")
+        first = await here.browser.get(callback)
+        one = here.cookie
+        again = await here.browser.get(callback)
+        two = here.cookie
+
+        assert (first.status_code, again.status_code) == (303, 303)
+        assert again.headers["location"] == first.headers["location"] == f"{BASE_URL}/who"
+        assert None not in {one, two}
+        assert one != two
+        assert await here.who() == here.did()
+        assert len(here.network.token_requests("authorization_code")) == 1
+        assert len(here.network.sessions()) == 1
+
+
+async def test_a_reload_after_a_failure_gets_the_same_failure() -> None:
+    async def refuse(_: Login) -> None:
+        raise LoginRefused("Only birds may come in.")
+
+    async with world(on_login=refuse) as here:
+        callback = await here.approved(next="/who")
+        first = await here.browser.get(callback)
+        again = await here.browser.get(callback)
+
+        assert (first.status_code, again.status_code) == (403, 403)
+        assert "Only birds may come in." in first.text
+        assert first.text == again.text
+        assert len(here.network.token_requests("authorization_code")) == 1
+
+
+@pytest.mark.parametrize("parameters", [{"code": "other"}, {"iss": "https://evil.example"}])
+async def test_a_reload_is_answered_by_the_attempt_and_not_by_what_it_brings(
+    parameters: dict[str, str],
+) -> None:
+    async with world() as here:
+        callback = await here.approved()
+        await here.browser.get(callback)
+        again = await here.browser.get(changed(callback, **parameters))
+
+        assert again.status_code == 303
+        assert len(here.network.token_requests("authorization_code")) == 1
+
+
+@pytest.mark.spec("G3")
+async def test_after_a_minute_a_reload_is_refused() -> None:
+    store = FaultyStore()
+    async with world(store=store) as here:
+        callback = await here.approved()
+        await here.browser.get(callback)
+        store.clock.now += 60_000
+        within = await here.browser.get(callback)
+        store.clock.now += 1
+        after = await here.browser.get(callback)
+
+        assert within.status_code == 303
+        assert after.status_code == 400
+        assert GENERIC in after.text
+
+
+@pytest.mark.spec("G3", "G7")
+async def test_parallel_callbacks_make_one_token_request_and_have_one_outcome() -> None:
+    async with world() as here:
+        callback = await here.approved()
+        async with here.network.pause_token_endpoint() as pause:
+            backs = [asyncio.create_task(here.browser.get(callback)) for _ in range(5)]
+            await pause.arrived()
+            pause.release()
+            answers = await asyncio.gather(*backs)
+
+        assert [answer.status_code for answer in answers] == [303] * 5
+        assert len(here.network.token_requests("authorization_code")) == 1
+        assert await here.who() == here.did()
+
+
+async def test_another_process_waits_for_the_first_outcome_too() -> None:
+    store, network = FaultyStore(), Network()
+    async with (
+        world(network, store=store) as one,
+        world(network, store=store) as two,
+    ):
+        callback = await one.approved()
+        two.browser.cookies.update(one.browser.cookies)
+        async with network.pause_token_endpoint() as pause:
+            first = asyncio.create_task(one.browser.get(callback))
+            await pause.arrived()
+            second = asyncio.create_task(two.browser.get(callback))
+            pause.release()
+            answers = await asyncio.gather(first, second)
+
+        assert [answer.status_code for answer in answers] == [303, 303]
+        assert await two.who() == one.did()
+
+
+async def test_a_browser_that_goes_away_interrupts_nothing_and_comes_back_for_the_outcome() -> None:
+    async with world() as here:
+        callback = await here.approved()
+        async with here.network.pause_token_endpoint() as pause:
+            gone = asyncio.create_task(here.browser.get(callback))
+            await pause.arrived()
+            gone.cancel()
+            await asyncio.gather(gone, return_exceptions=True)
+            pause.release()
+        back = await here.browser.get(callback)
+
+        assert back.status_code == 303
+        assert await here.who() == here.did()
+        assert len(here.network.token_requests("authorization_code")) == 1
+
+
+async def test_a_response_of_the_apps_own_is_given_once() -> None:
+    calls: list[str] = []
+
+    async def welcome(login: Login) -> Response:
+        calls.append(login.did)
+        return PlainTextResponse("Welcome!", status_code=201)
+
+    async with world(on_login=welcome) as here:
+        callback = await here.approved(next="/who")
+        first = await here.browser.get(callback)
+        again = await here.browser.get(callback)
+
+        assert (first.status_code, first.text) == (201, "Welcome!")
+        assert first.headers["referrer-policy"] == "no-referrer"
+        assert again.status_code == 303
+        assert again.headers["location"] == f"{BASE_URL}/who"
+        assert calls == [here.did()]
+
+
+async def test_a_reload_after_logout_signs_nobody_in_again() -> None:
+    async with world() as here:
+        callback = await here.approved()
+        await here.browser.get(callback)
+        await here.logout()
+        again = await here.browser.get(callback, headers=PAGE)
+
+        assert again.status_code == 400
+        assert "set-cookie" not in again.headers
+        assert await here.who() is None
