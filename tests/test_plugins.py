@@ -56,7 +56,7 @@ def test_a_registered_store_comes_first(registry: None) -> None:
 def test_an_unknown_scheme_names_the_known_ones(registry: None) -> None:
     register_store("mine", lambda _url: MemoryStore())
 
-    with pytest.raises(ConfigurationError, match="memory, mine, sqlite") as caught:
+    with pytest.raises(ConfigurationError, match="mariadb, memory, mine, mysql") as caught:
         open_store("elsewhere://user:hunter2@host")
 
     assert "elsewhere" in str(caught.value)

@@ -11,11 +11,8 @@ from pathlib import Path
 import sqlalchemy as sa
 from alembic.script import ScriptDirectory
 
-from atproto_oauth_asgi_migrations.run import check, config, on_url, sql, upgrade
+from atproto_oauth_asgi_migrations.run import DIALECTS, check, config, on_url, sql, upgrade
 from atproto_oauth_asgi_stores.tables import SCHEMA_HEAD
-
-#: Databases whose SQL every revision must be able to print.
-DIALECTS = ("sqlite", "postgresql", "mysql")
 
 
 def problems() -> list[str]:

@@ -32,5 +32,7 @@ def _postgresql(_element: now_ms, _compiler: SQLCompiler, **_kw: Any) -> str:
 @compiles(now_ms, "mysql")
 @compiles(now_ms, "mariadb")
 def _mysql(_element: now_ms, _compiler: SQLCompiler, **_kw: Any) -> str:
-    # UNIX_TIMESTAMP(NOW(3)) is ambiguous for an hour each autumn in the session's time zone.
+    # UNIX_TIMESTAMP(NOW(3)) is ambiguous for an hour each autumn in the session's time zone, and
+    # so is SYSDATE. This is when the statement started: one that waited for a lock counts its
+    # durations from before the wait, so leases and lives come out shorter and never longer.
     return "(TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(3)) DIV 1000)"

@@ -3,98 +3,102 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import re
+import random
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Row
-from sqlalchemy.exc import OperationalError, ProgrammingError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from atproto_oauth_asgi.errors import SchemaOutOfDate
-from atproto_oauth_asgi_stores.engines import (
-    LOCK_TIMEOUT,
-    Engines,
-    LoopEngines,
-    given_engines,
-    own_engines,
-)
-from atproto_oauth_asgi_stores.failures import driver_errors_translated
-from atproto_oauth_asgi_stores.tables import SCHEMA_HEAD, VERSION_TABLE, tables_in
-from atproto_oauth_asgi_stores.urls import refuse_missing_folder
+from atproto_oauth_asgi.errors import StoreError
+from atproto_oauth_asgi_stores.engines import given_engines, own_engines
+from atproto_oauth_asgi_stores.failures import driver_errors_translated, is_lost_race
+from atproto_oauth_asgi_stores.loop_engines import LOCK_TIMEOUT, Engines, LoopEngines
+from atproto_oauth_asgi_stores.revisions import judge_revision, revisions_in
+from atproto_oauth_asgi_stores.server_engines import DEADLINE
+from atproto_oauth_asgi_stores.tables import tables_in
+from atproto_oauth_asgi_stores.urls import is_sqlite, parse_url, refuse_missing_folder, schema_of
+from atproto_oauth_asgi_stores.whole import Whole
 
-_log = logging.getLogger("atproto_oauth_asgi.store")
 Result = TypeVar("Result")
-_REVISION = re.compile(r"aoa_(\d+)")
 
-
-class _Whole(asyncio.Task[Result]):
-    """Is work on a connection, which goes on to its end whoever is cancelled.
-
-    A cancellation inside SQLAlchemy can lose a connection on its way out of the pool or back; it
-    also waits for the database, which is what a caller with a deadline must not do. An event loop
-    that ends cancels its tasks and then waits for them: for this one until the work is done,
-    which the database's own timeouts bound.
-    """
-
-    def cancel(self, msg: object = None) -> bool:  # noqa: ARG002 - as asyncio.Task has it
-        return False
+#: How often a transaction is made that others keep winning; each time somebody else got on.
+RACES = 5
 
 
 class Database:
-    """Runs statements: reads alone and without a transaction, writes in one."""
+    """Runs statements: those that stand alone without a transaction, the others in one."""
 
     def __init__(
-        self, url_or_engine: str | URL | AsyncEngine, *, schema: str | None = None
+        self,
+        url_or_engine: str | URL | AsyncEngine,
+        *,
+        schema: str | None = None,
+        check_schema: bool = True,
     ) -> None:
-        self.tables = tables_in(schema)
-        self._schema = schema
         self._own: LoopEngines | None = None
         self._working: set[asyncio.Task[object]] = set()
+        self._check_schema = check_schema
         if isinstance(url_or_engine, AsyncEngine):
             self._given = given_engines(url_or_engine)
+            sqlite = url_or_engine.dialect.name == "sqlite"
         else:
             url = url_or_engine
             # Made once here, so that a mistake in the URL is found where it was written.
             own_engines(url, schema=schema)
             refuse_missing_folder(url)
             self._own = LoopEngines(lambda: own_engines(url))
+            schema = schema or schema_of(url)
+            sqlite = is_sqlite(parse_url(url))
+        # Work on a SQLite file ends by itself: nothing on the way can go silent.
+        self._deadline = None if sqlite else DEADLINE
+        self._schema = schema
+        self.tables = tables_in(schema)
 
     async def engines(self) -> Engines:
         """Return the engines to use on the running event loop."""
         return self._given if self._own is None else await self._own.get()
 
     async def _whole(self, work: Coroutine[object, object, Result]) -> Result:
-        task = _Whole(work, loop=asyncio.get_running_loop())
+        task = Whole(work, deadline=self._deadline)
         self._working.add(task)
-        task.add_done_callback(self._done)
-        return await asyncio.shield(task)
-
-    def _done(self, task: asyncio.Task[object]) -> None:
-        self._working.discard(task)
-        # Marks an error as seen: nobody else looks when the caller has gone.
-        task.exception()
+        task.add_done_callback(self._working.discard)
+        with driver_errors_translated():
+            return await task.result_or_timeout()
 
     async def rows(
         self, statement: sa.Executable, parameters: Mapping[str, object] | None = None
     ) -> Sequence[Row[tuple[object, ...]]]:
-        """Run one statement outside a transaction and return its rows."""
+        """Run one reading statement outside a transaction and return its rows."""
 
-        async def work() -> Sequence[Row[tuple[object, ...]]]:
-            engines = await self.engines()
-            async with engines.reader.connect() as connection:
-                return (await connection.execute(statement, parameters)).all()
+        async def read(connection: AsyncConnection) -> Sequence[Row[tuple[object, ...]]]:
+            return (await connection.execute(statement, parameters)).all()
 
-        with driver_errors_translated():
-            return await self._whole(work())
+        return await self._whole(self._reading(read))
 
-    async def transact(self, write: Callable[[AsyncConnection], Awaitable[Result]]) -> Result:
+    async def _reading(self, read: Callable[[AsyncConnection], Awaitable[Result]]) -> Result:
+        reader = (await self.engines()).reader
+        try:
+            async with reader.connect() as connection:
+                return await read(connection)
+        except DBAPIError as exc:
+            if not exc.connection_invalidated:
+                raise
+        # The server went away, or somebody on the way to it, while this connection was idle; all
+        # that are as old as it are forgotten now.
+        async with reader.connect() as connection:
+            return await read(connection)
+
+    async def transact(
+        self, write: Callable[[AsyncConnection], Awaitable[Result]], *, races: int = RACES
+    ) -> Result:
         """Call `write` with a connection in a transaction; commit, or roll back if it raises.
 
         It starts with a writing statement: on an engine that we were given SQLite's transaction
-        is not immediate, and on others the row it locks makes callers take turns.
+        is not immediate, and on others the row it locks makes callers take turns. When the
+        database gives the transaction up for another's sake, all of it is done again.
         """
 
         async def work() -> Result:
@@ -102,12 +106,33 @@ class Database:
             async with engines.writer.begin() as connection:
                 return await write(connection)
 
-        with driver_errors_translated():
-            return await self._whole(work())
+        return await self._racing(work, races)
 
-    async def change(self, statement: sa.Executable) -> int:
-        """Run one writing statement in a transaction and return how many rows it changed."""
-        return await self.transact(lambda connection: changed(connection, statement))
+    async def change(self, statement: sa.Executable, *, races: int = RACES) -> int:
+        """Run one writing statement and return how many rows it changed."""
+
+        async def work() -> int:
+            engines = await self.engines()
+            if engines.single is None:
+                async with engines.writer.begin() as connection:
+                    return await changed(connection, statement)
+            # One message each way, and no moment at which a stopped process holds a lock.
+            async with engines.single.connect() as connection:
+                return await changed(connection, statement)
+
+        return await self._racing(work, races)
+
+    async def _racing(
+        self, work: Callable[[], Coroutine[object, object, Result]], races: int
+    ) -> Result:
+        for _ in range(races - 1):
+            try:
+                return await self._whole(work())
+            except StoreError as exc:
+                if not is_lost_race(exc.__cause__):
+                    raise
+            await asyncio.sleep(random.uniform(0, 0.05))  # noqa: S311 - to meet less often
+        return await self._whole(work())
 
     async def open(self) -> None:
         """Connect and check the schema; see `Store.open`."""
@@ -126,44 +151,17 @@ class Database:
     async def check(self) -> None:
         """Read the schema's version, in one statement; see `Store.check`."""
 
-        async def work() -> Sequence[str]:
-            engines = await self.engines()
-            async with engines.reader.connect() as connection:
-                try:
-                    return (await connection.scalars(sa.select(self.tables.version))).all()
-                except (OperationalError, ProgrammingError):
-                    # Either there is no such table, or this raises as well.
-                    if await connection.run_sync(self._has_version_table):
-                        raise
-                    return ()
+        async def ask(connection: AsyncConnection) -> Sequence[str]:
+            if self._check_schema:
+                return await revisions_in(connection, self._schema)
+            await connection.execute(sa.select(sa.literal(1)))
+            return ()
 
-        with driver_errors_translated():
-            found = await self._whole(work())
-        judge_revision(found)
-
-    def _has_version_table(self, connection: sa.Connection) -> bool:
-        return sa.inspect(connection).has_table(VERSION_TABLE, schema=self._schema)
+        found = await self._whole(self._reading(ask))
+        if self._check_schema:
+            judge_revision(found)
 
 
 async def changed(connection: AsyncConnection, statement: sa.Executable) -> int:
     """Run a writing statement and return how many rows matched."""
     return (await connection.execute(statement)).rowcount
-
-
-def judge_revision(found: Sequence[str]) -> None:
-    """Refuse a schema that is missing or behind; say so of one that is newer, and go on.
-
-    A newer one is what the old processes see while a deployment rolls.
-    """
-    if SCHEMA_HEAD in found:
-        return
-    known, wanted = (_REVISION.fullmatch(text) for text in ("".join(found), SCHEMA_HEAD))
-    if not found or (known and wanted and int(known[1]) < int(wanted[1])):
-        state = f"at {found[0]}, behind {SCHEMA_HEAD}" if found else "not there yet"
-        raise SchemaOutOfDate(
-            f"The store's tables are {state}: run `atproto-oauth-asgi db upgrade`."
-        )
-    _log.warning(
-        "The store's tables are newer than this version of atproto-oauth-asgi knows; upgrade it.",
-        extra={"found": list(found), "known": SCHEMA_HEAD},
-    )

@@ -46,7 +46,7 @@ class Refreshes(Database):
             .values(lease_owner=owner, lease_until=now_ms() + lease_ms)
         )
         try:
-            return await self.change(taking) == 1
+            return await self.change(taking, races=1) == 1
         except StoreError as exc:
             if is_lost_race(exc.__cause__):
                 return False

@@ -1,4 +1,4 @@
-"""The SQL store: SQLite now, through SQLAlchemy Core."""
+"""The SQL store: SQLite, PostgreSQL, MySQL and MariaDB, through SQLAlchemy Core."""
 
 from __future__ import annotations
 
@@ -31,8 +31,12 @@ class SQLStore(OneTimes, Sessions, Refreshes):
     disposes of them; an engine that it is given belongs to the caller, and to the caller's loop.
 
     Args:
-        url_or_engine: A store URL such as `sqlite:///file.db`, or an `AsyncEngine`.
-        schema: The database schema that holds the tables, where the database has schemas.
+        url_or_engine: A store URL such as `sqlite:///file.db` or
+            `postgresql://user:password@host/database`, or an `AsyncEngine`.
+        schema: The database schema that holds the tables, where the database has schemas; in a
+            URL it may be given as `?schema=auth`.
+        check_schema: Whether `open` and `check` look at the tables' revision. Turn it off where
+            the tables are made by revisions of the app's own, from `metadata_for`.
 
     Raises:
         ConfigurationError: the URL is wrong, or its driver is not installed.
@@ -44,7 +48,7 @@ class SQLStore(OneTimes, Sessions, Refreshes):
         if limit <= 0:
             return 0
         try:
-            return await self.transact(lambda connection: self._purge(connection, limit))
+            return await self.transact(lambda connection: self._purge(connection, limit), races=1)
         except StoreError as exc:
             if is_lost_race(exc.__cause__):
                 return 0

@@ -7,10 +7,13 @@ from functools import cache
 
 import sqlalchemy as sa
 
-from atproto_oauth_asgi_stores.types import Ident, digest, sealed
+from atproto_oauth_asgi_stores.types import MYSQL, Ident, digest, sealed
 
 #: The revision that these tables are at; a test compares it with the migrations.
 SCHEMA_HEAD = "aoa_0001"
+#: The oldest revision that this version works with: while a deployment rolls, the new processes
+#: may start before the migration.
+SCHEMA_MINIMUM = "aoa_0001"
 #: Our own version table, so that ours never meets an app's `alembic_version`.
 VERSION_TABLE = "atproto_oauth_alembic_version"
 PREFIX = "atproto_oauth_"
@@ -24,8 +27,6 @@ class Tables:
     one_time: sa.Table
     browser: sa.Table
     session: sa.Table
-    #: Alembic's; not part of `metadata`.
-    version: sa.Table
 
 
 @cache
@@ -45,6 +46,7 @@ def tables_in(schema: str | None = None) -> Tables:
         sa.Column("expires", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("key_hash", name="pk_atproto_oauth_one_time"),
         sa.Index("ix_atproto_oauth_one_time_expires", "expires"),
+        **MYSQL,
     )
     browser = sa.Table(
         PREFIX + "browser",
@@ -65,6 +67,7 @@ def tables_in(schema: str | None = None) -> Tables:
         sa.UniqueConstraint("cookie_hash", name="uq_atproto_oauth_browser_cookie_hash"),
         sa.Index("ix_atproto_oauth_browser_prev_cookie_hash", "prev_cookie_hash"),
         sa.Index("ix_atproto_oauth_browser_expires", "expires"),
+        **MYSQL,
     )
     session = sa.Table(
         PREFIX + "session",
@@ -111,13 +114,14 @@ def tables_in(schema: str | None = None) -> Tables:
         # The purge asks for unended rows past their end, and ended ones stay for long.
         sa.Index("ix_atproto_oauth_session_status_expires", "status", "expires"),
         sa.Index("ix_atproto_oauth_session_ended_at", "ended_at"),
+        **MYSQL,
     )
-    version = sa.Table(
-        VERSION_TABLE, sa.MetaData(schema=schema), sa.Column("version_num", sa.String(32))
-    )
-    return Tables(
-        metadata=metadata, one_time=one_time, browser=browser, session=session, version=version
-    )
+    return Tables(metadata=metadata, one_time=one_time, browser=browser, session=session)
+
+
+def version_table(name: str, schema: str | None = None) -> sa.Table:
+    """Return a version table of Alembic's, which is in nobody's metadata."""
+    return sa.Table(name, sa.MetaData(schema=schema), sa.Column("version_num", sa.String(32)))
 
 
 def metadata_for(schema: str | None = None) -> sa.MetaData:

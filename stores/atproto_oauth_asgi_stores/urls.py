@@ -11,10 +11,9 @@ from atproto_oauth_asgi.errors import ConfigurationError
 
 _DRIVERS = {
     "sqlite": "sqlite+aiosqlite",
-    "postgres": "postgresql+psycopg",
     "postgresql": "postgresql+psycopg",
-    "mysql": "mysql+aiomysql",
-    "mariadb": "mariadb+aiomysql",
+    "mysql": "mysql+asyncmy",
+    "mariadb": "mariadb+asyncmy",
 }
 
 
@@ -23,21 +22,30 @@ def is_sqlite(url: URL) -> bool:
     return url.get_backend_name() == "sqlite"
 
 
+def schema_of(url: str | URL) -> str | None:
+    """Return the schema that a store URL asks for with `?schema=`, or None."""
+    schema = _parsed(url).query.get("schema")
+    return schema if isinstance(schema, str) and schema else None
+
+
 def parse_url(url: str | URL, *, schema: str | None = None) -> URL:
-    """Parse a store URL and name the driver where it names none.
+    """Parse a store URL, name the driver where it names none, and take `?schema=` out.
 
     Raises:
         ConfigurationError: it is not a URL, or SQLite is asked for a schema or to keep a database
             in memory. The message never holds the URL, which may hold a password.
     """
-    try:
-        parsed = make_url(url)
-    except (ArgumentError, ValueError) as exc:
-        raise ConfigurationError(
-            "The store URL cannot be read; it looks like sqlite:///file.db or "
-            "postgresql://user:password@host/database."
-        ) from exc
-    parsed = parsed.set(drivername=_DRIVERS.get(parsed.drivername, parsed.drivername))
+    schema = schema or schema_of(url)
+    parsed = _parsed(url).difference_update_query(["schema"])
+    # Schemes are the same in any case, and `postgres` is an old name that many still print.
+    backend, plus, driver = parsed.drivername.lower().partition("+")
+    backend = "postgresql" if backend == "postgres" else backend
+    named = f"{backend}{plus}{driver}"
+    parsed = parsed.set(drivername=_DRIVERS.get(named, named))
+    if driver == "asyncpg" and "sslmode" in parsed.query:
+        # What others call sslmode is called ssl there, with the same values.
+        mode = parsed.query["sslmode"]
+        parsed = parsed.difference_update_query(["sslmode"]).update_query_dict({"ssl": mode})
     name = parsed.database or ""
     if is_sqlite(parsed) and (
         not name or ":memory:" in name or parsed.query.get("mode") == "memory"
@@ -49,6 +57,16 @@ def parse_url(url: str | URL, *, schema: str | None = None) -> URL:
     if is_sqlite(parsed) and schema is not None:
         raise ConfigurationError("SQLite has no schemas; leave the schema out.")
     return parsed
+
+
+def _parsed(url: str | URL) -> URL:
+    try:
+        return make_url(url)
+    except (ArgumentError, ValueError) as exc:
+        raise ConfigurationError(
+            "The store URL cannot be read; it looks like sqlite:///file.db or "
+            "postgresql://user:password@host/database."
+        ) from exc
 
 
 def refuse_missing_folder(url: str | URL) -> None:

@@ -71,10 +71,11 @@ class NotOneTransaction(SQLStore):
 
     async def create_session(
         self, session: NewSession, /, *, browser: BrowserLogin | None, replaces: Sequence[str] = ()
-    ) -> None:
-        await super().create_session(session, browser=browser)
+    ) -> bool:
+        joined = await super().create_session(session, browser=browser)
         for id_ in replaces:
             await self.end_session(id_, "replaced")
+        return joined
 
 
 class LastReasonWins(MemoryStore):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -10,8 +11,10 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from atproto_oauth_asgi.store import Store
 from atproto_oauth_asgi.testing.conformance import StoreConformance
-from atproto_oauth_asgi_migrations import migrate_empty
+from atproto_oauth_asgi_migrations import migrate_empty, upgrade
+from atproto_oauth_asgi_migrations.run import on_url
 from atproto_oauth_asgi_stores import MemoryStore, SQLStore
+from tests.databases import Server
 
 
 class MovedClock:
@@ -74,6 +77,65 @@ class TestSQLiteFile(SQLConformance):
         await store.open()
         yield store
         await store.aclose()
+
+
+class ServerConformance(SQLConformance):
+    """Runs on one database per module; every test finds it empty."""
+
+    @pytest.fixture
+    async def store(self, url: str) -> AsyncGenerator[SQLStore]:
+        store = SQLStore(url)
+        await store.open()
+        for table in reversed(store.tables.metadata.sorted_tables):
+            await store.change(sa.delete(table))
+        yield store
+        await store.aclose()
+
+    @pytest.fixture
+    async def second_store(self, url: str) -> AsyncGenerator[SQLStore]:
+        store = SQLStore(url)
+        await store.open()
+        yield store
+        await store.aclose()
+
+
+def migrated(server: Server, driver: str = "", query: str = "") -> str:
+    url = server.url(server.create_database(), driver) + query
+    asyncio.run(on_url(url, upgrade))
+    return url
+
+
+@pytest.fixture(scope="module")
+def psycopg_url(postgresql: Server) -> str:
+    return migrated(postgresql)
+
+
+class TestPostgreSQLWithPsycopg(ServerConformance):
+    @pytest.fixture
+    def url(self, psycopg_url: str) -> str:
+        return psycopg_url
+
+
+@pytest.fixture(scope="module")
+def asyncpg_url(postgresql: Server) -> str:
+    return migrated(postgresql, "asyncpg")
+
+
+class TestPostgreSQLWithAsyncpg(ServerConformance):
+    @pytest.fixture
+    def url(self, asyncpg_url: str) -> str:
+        return asyncpg_url
+
+
+@pytest.fixture(scope="module")
+def mariadb_url(mariadb: Server) -> str:
+    return migrated(mariadb)
+
+
+class TestMariaDB(ServerConformance):
+    @pytest.fixture
+    def url(self, mariadb_url: str) -> str:
+        return mariadb_url
 
 
 class TestGivenEngine(TestSQLiteFile):

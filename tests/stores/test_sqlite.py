@@ -31,7 +31,7 @@ from atproto_oauth_asgi.testing.conformance_base import (
     session,
 )
 from atproto_oauth_asgi_migrations import migrate_empty
-from atproto_oauth_asgi_stores import SQLStore, engines
+from atproto_oauth_asgi_stores import SQLStore, loop_engines
 
 pytestmark = pytest.mark.anyio
 
@@ -52,7 +52,7 @@ async def store(path: Path) -> AsyncGenerator[SQLStore]:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "LOCK_TIMEOUT", 0.1)
+    monkeypatch.setattr(loop_engines, "LOCK_TIMEOUT", 0.1)
 
 
 # --- Settings of the file ---

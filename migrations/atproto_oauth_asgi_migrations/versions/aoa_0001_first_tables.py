@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from alembic import op
 
 from atproto_oauth_asgi_migrations.target import schema
-from atproto_oauth_asgi_stores.types import Ident, digest, sealed
+from atproto_oauth_asgi_stores.types import MYSQL, Ident, digest, sealed
 
 revision = "aoa_0001"
 down_revision = None
@@ -27,6 +27,7 @@ def upgrade() -> None:
         sa.Column("expires", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("key_hash", name="pk_atproto_oauth_one_time"),
         schema=schema(),
+        **MYSQL,
     )
     op.create_table(
         "atproto_oauth_browser",
@@ -42,6 +43,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_atproto_oauth_browser"),
         sa.UniqueConstraint("cookie_hash", name="uq_atproto_oauth_browser_cookie_hash"),
         schema=schema(),
+        **MYSQL,
     )
     op.create_table(
         "atproto_oauth_session",
@@ -81,6 +83,7 @@ def upgrade() -> None:
             ondelete="SET NULL",
         ),
         schema=schema(),
+        **MYSQL,
     )
     for table, name, columns in INDEXES:
         op.create_index(
