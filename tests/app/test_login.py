@@ -390,15 +390,3 @@ async def test_a_form_that_is_too_large_or_no_form_is_refused() -> None:
         assert {large.status_code, broken.status_code, lists.status_code, nested.status_code} == {
             400
         }
-
-
-def test_login_urls_for_templates_are_absolute_and_escaped() -> None:
-    from atproto_oauth_asgi import ATProtoOAuth
-
-    oauth = ATProtoOAuth(BASE_URL, store="memory://")
-
-    assert oauth.login_url() == f"{BASE_URL}/oauth/login"
-    assert (
-        oauth.login_url(next="/a?b=c&d", identifier="alice.test", scope="atproto", add=True)
-        == f"{BASE_URL}/oauth/login?identifier=alice.test&next=%2Fa%3Fb%3Dc%26d&scope=atproto&add=1"
-    )

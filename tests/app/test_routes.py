@@ -234,3 +234,13 @@ async def test_the_routes_alone_answer_in_an_app_without_the_middleware() -> Non
 
         assert (await browser.get("/oauth/session")).json()["handle"] == "alice.test"
         assert (await browser.head("/oauth/callback?state=x")).status_code == 405
+
+
+def test_login_urls_for_templates_are_absolute_and_escaped() -> None:
+    oauth = ATProtoOAuth(BASE_URL, store="memory://")
+
+    assert oauth.login_url() == f"{BASE_URL}/oauth/login"
+    assert (
+        oauth.login_url(next="/a?b=c&d", identifier="alice.test", scope="atproto", add=True)
+        == f"{BASE_URL}/oauth/login?identifier=alice.test&next=%2Fa%3Fb%3Dc%26d&scope=atproto&add=1"
+    )
