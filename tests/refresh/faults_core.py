@@ -83,7 +83,7 @@ def _one_owner(patch: pytest.MonkeyPatch) -> None:
 
 
 def _as_marked(hold: Hold) -> None:
-    hold.marking = hold.marked = True
+    hold.marking = hold.marked = hold.departed = True
     hold.sent = time.monotonic()
     hold.flight.depart()
 

@@ -51,10 +51,12 @@ def _pages_wait(patch: pytest.MonkeyPatch) -> None:
     original: Any = ATProtoOAuthMiddleware._session
 
     async def faulty(self: Any, *args: Any) -> Any:
-        session, runtime = await original(self, *args)
-        if session is not None and session._live.flight is not None:
-            await session._live.flight.wait(5.0)
-        return session, runtime
+        found = await original(self, *args)
+        runtime = self.oauth.running()
+        for live in list(runtime.sessions._live.values()):
+            if live.flight is not None:
+                await live.flight.wait(5.0)
+        return found
 
     patch.setattr(ATProtoOAuthMiddleware, "_session", faulty)
 

@@ -10,9 +10,12 @@ from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager
 from typing import Any, Literal
 
+import anyio
 import pytest
 import uvicorn
+from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from atproto_oauth_asgi import ATProtoOAuth, ATProtoOAuthMiddleware
 from atproto_oauth_asgi.refresh_timing import RefreshTiming
@@ -51,7 +54,7 @@ class Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def _served(app: ATProtoOAuthMiddleware, lifespan: Lifespan) -> AsyncGenerator[int]:
+async def _served(app: ASGIApp, lifespan: Lifespan) -> AsyncGenerator[int]:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         config = uvicorn.Config(
             app, lifespan=lifespan, log_config=None, ws="none", timeout_graceful_shutdown=3
@@ -132,6 +135,34 @@ async def test_a_server_that_stops_stores_what_is_in_the_air() -> None:
         assert here.row.version == 2
 
 
+@pytest.mark.parametrize("lifespan", ["on", "off"])
+@pytest.mark.parametrize("path", ["/me", "/who"])
+async def test_an_impatient_middleware_outside_of_ours_loses_nothing(
+    lifespan: Lifespan, path: str
+) -> None:
+    async with fleet() as here:
+        app = _app(here)
+
+        async def hasty(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] != "http":
+                await app(scope, receive, send)
+                return
+            # As Starlette's BaseHTTPMiddleware does when the client has gone.
+            with anyio.move_on_after(0.1):
+                await app(scope, receive, send)
+                return
+            await PlainTextResponse("too slow", status_code=504)(scope, receive, send)
+
+        async with _served(hasty, lifespan) as port:
+            here.network.faults.delay(0.4)
+            status = await _status(port, here, path)
+            assert status in {200, 504}
+            if lifespan == "off":
+                assert here.row.version == 2
+            await _until_committed(here, 2)
+        assert here.refreshes == 1
+
+
 # --- An event loop for each request ---
 
 
@@ -192,3 +223,19 @@ async def test_a_loop_that_ends_before_the_mark_leaves_nothing_spent() -> None:
             await asyncio.sleep(0.35)
             assert await within(5, asyncio.to_thread(_ask, app, here, "/me")) == 200
             assert here.row.version == 2
+
+
+async def test_short_lived_loops_add_up_to_a_watch() -> None:
+    with fleets.timing(wait=0.1):
+        async with fleet() as here:
+            app = _app(here)
+            # Somebody died after the mark, and before anything was sent.
+            here.row.lease_owner, here.row.lease_until = "dead", here.clock() - 1
+            here.row.attempts = 1
+            asked = 0
+            while here.row.version == 1 and asked < 40:
+                asked += 1
+                assert await within(5, asyncio.to_thread(_ask, app, here, "/who")) == 200
+            assert here.row.version == 2
+            assert asked > 1, "it was taken over unseen"
+            assert here.refreshes == 1
