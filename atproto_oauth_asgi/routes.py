@@ -165,7 +165,9 @@ class Routes:
     ) -> Response:
         if self._settings.login_page is not None:
             again = {name: fields[name] for name in _CARRIED if fields.get(name)}
-            return self._own_page({**again, "error": exc.code, "identifier": identifier})
+            # What is no identifier may be a password, which has no place in an address.
+            typed = "" if isinstance(exc, InvalidIdentifier) else identifier
+            return self._own_page({**again, "error": exc.code, "identifier": typed})
         return self._page(
             {name: fields[name] for name in _CARRIED if fields.get(name)},
             identifier=identifier,

@@ -8,7 +8,7 @@ from atproto_oauth_asgi.errors import RefreshFailed
 from atproto_oauth_asgi.live import Flight, LiveSession
 from atproto_oauth_asgi.refresh import Refresher
 from atproto_oauth_asgi.refresh_timing import RefreshTiming
-from atproto_oauth_asgi.store import Store
+from atproto_oauth_asgi.store import EndedReason, Store
 from atproto_oauth_asgi.tasks import finish
 
 
@@ -69,7 +69,7 @@ class Upkeep:
         if live.remaining > 0 and (replayable or not in_the_air):
             return
         if live.tokens.refresh_token is None:
-            await self._expire(live)
+            await self._end(live, "expired")
         raise self._failure(flight)
 
     async def renew(self, live: LiveSession, used: int) -> bool:
@@ -107,8 +107,11 @@ class Upkeep:
         if live.waited_in_vain and (live.flight is not None or held):
             # The refusal is no news: what replaces the token is on its way.
             raise self._failure(live.flight)
-        if live.tokens.refresh_token is None or live.waited_in_vain:
+        if live.waited_in_vain:
             return False
+        if live.tokens.refresh_token is None:
+            # The only token there ever was is refused: nothing can bring the session back.
+            await self._end(live, "revoked")
         flight = live.flight or self._refresher.start(live)
         live.waited_in_vain = not await flight.wait(self._timing.wait)
         live.check()
@@ -122,9 +125,9 @@ class Upkeep:
         if flight is not None and flight.task is not None:
             await asyncio.wait({flight.task}, timeout=self._timing.give_up)
 
-    async def _expire(self, live: LiveSession) -> None:
-        await self._store.end_session(live.id, "expired", version=live.version)
-        live.end("expired")
+    async def _end(self, live: LiveSession, reason: EndedReason) -> None:
+        await self._store.end_session(live.id, reason, version=live.version)
+        live.end(reason)
         live.check()
 
     def _failure(self, flight: Flight | None) -> RefreshFailed:
