@@ -1,0 +1,97 @@
+"""A TCP proxy between a client and a server that can fail as networks do."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from types import TracebackType
+from typing import Self
+
+
+class Proxy:
+    """Passes bytes on, until it is told not to; runs on the test's event loop.
+
+    Args:
+        port: The server's port on loopback.
+    """
+
+    def __init__(self, port: int) -> None:
+        self._to = port
+        self._server: asyncio.Server | None = None
+        self._pumps: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+        self._answering = True
+        self.swallowed = asyncio.Event()
+        #: What clients said, in pieces: in between they waited for an answer.
+        self.requests: list[bytes] = []
+
+    @property
+    def port(self) -> int:
+        assert self._server is not None
+        port: int = self._server.sockets[0].getsockname()[1]
+        return port
+
+    def go_silent(self) -> None:
+        """Pass nothing on any more, and keep the connections."""
+        self._flowing.clear()
+
+    def flow(self) -> None:
+        self._flowing.set()
+        self._answering = True
+
+    def swallow_answers(self) -> None:
+        """Pass on what clients say; when the server answers, close the connection instead."""
+        self._answering = False
+
+    def cut(self) -> None:
+        """Close the connections that there are."""
+        for writer in self._writers:
+            writer.transport.abort()
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        assert self._server is not None
+        self._server.close()
+        self.cut()
+        for pump in self._pumps:
+            pump.cancel()
+        await asyncio.gather(*self._pumps, return_exceptions=True)
+        await self._server.wait_closed()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            there, back = await asyncio.open_connection("127.0.0.1", self._to)
+        except OSError:
+            writer.transport.abort()
+            return
+        self._writers |= {writer, back}
+        for work in (self._pump(reader, back, answers=False), self._pump(there, writer)):
+            pump = asyncio.ensure_future(work)
+            self._pumps.add(pump)
+            pump.add_done_callback(self._pumps.discard)
+
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, answers: bool = True
+    ) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65_536):
+                await self._flowing.wait()
+                if not answers:
+                    self.requests.append(data)
+                elif not self._answering:
+                    self.swallowed.set()
+                    break
+                writer.write(data)
+                await writer.drain()
+        writer.transport.abort()
+        self._writers.discard(writer)

@@ -1,0 +1,517 @@
+"""What goes wrong with database servers and on the way to them."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import re
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import cast
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+
+from atproto_oauth_asgi.errors import (
+    ConfigurationError,
+    SchemaOutOfDate,
+    StoreError,
+    StoreUnavailable,
+)
+from atproto_oauth_asgi.store import Store
+from atproto_oauth_asgi.testing.conformance import StoreConformance
+from atproto_oauth_asgi.testing.conformance_base import (
+    browser,
+    cancelled_after,
+    hashed,
+    one_time,
+    refreshed,
+    session,
+)
+from atproto_oauth_asgi_migrations import upgrade
+from atproto_oauth_asgi_migrations.run import on_url
+from atproto_oauth_asgi_stores import SQLStore, database, server_engines
+from tests.databases import Server
+from tests.proxy import Proxy
+
+pytestmark = pytest.mark.anyio
+kit = StoreConformance()
+
+
+@dataclass(frozen=True)
+class Place:
+    """A migrated database on a server, and a driver to reach it with."""
+
+    server: Server
+    driver: str
+    name: str
+
+    @property
+    def url(self) -> str:
+        return self.server.url(self.name, self.driver)
+
+    @property
+    def postgresql(self) -> bool:
+        return self.driver in {"psycopg", "asyncpg"}
+
+    def through(self, proxy: Proxy) -> str:
+        return self.url.replace(f":{self.server.port}/", f":{proxy.port}/")
+
+    def as_user(self, user: str, password: str) -> str:
+        return re.sub("//[a-z]+@", f"//{user}:{password}@", self.url)
+
+
+@pytest.fixture(scope="module", params=["psycopg", "asyncpg", "asyncmy"])
+def place(request: pytest.FixtureRequest) -> Place:
+    driver: str = request.param
+    name = "mariadb" if driver == "asyncmy" else "postgresql"
+    server = cast("Server", request.getfixturevalue(name))
+    made = Place(server, driver, server.create_database())
+    asyncio.run(on_url(made.url, upgrade))
+    return made
+
+
+async def empty(store: SQLStore) -> None:
+    for table in reversed(store.tables.metadata.sorted_tables):
+        await store.change(sa.delete(table))
+
+
+@pytest.fixture
+async def store(place: Place) -> AsyncGenerator[SQLStore]:
+    store = SQLStore(place.url)
+    await empty(store)
+    yield store
+    await store.aclose()
+
+
+@pytest.fixture
+async def proxy(place: Place) -> AsyncGenerator[Proxy]:
+    async with Proxy(place.server.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+async def far_store(place: Place, store: SQLStore, proxy: Proxy) -> AsyncGenerator[SQLStore]:
+    """Is a store behind the proxy."""
+    far = SQLStore(place.through(proxy))
+    yield far
+    proxy.flow()
+    await far.aclose()
+
+
+# --- What is sent ---
+
+
+async def test_a_load_is_one_statement(far_store: SQLStore, proxy: Proxy) -> None:
+    await far_store.create_session(session(), browser=browser())
+    await far_store.load(hashed("cookie"))
+    proxy.requests.clear()
+
+    for _ in range(8):
+        assert await far_store.load(hashed("cookie"))
+
+    # Drivers prepare a statement when they have seen it a few times.
+    assert len(proxy.requests) in {8, 9}
+    assert len({request.count(b"SELECT") for request in proxy.requests}) <= 2
+    assert not any(b"BEGIN" in one or b"ROLLBACK" in one for one in proxy.requests)
+
+
+async def test_a_guarded_write_needs_no_transaction_around_it(
+    far_store: SQLStore, proxy: Proxy
+) -> None:
+    await far_store.create_session(session(), browser=None)
+    for _ in range(2):
+        proxy.requests.clear()
+        assert await far_store.acquire_refresh("session", version=1, owner="me", lease_ms=9)
+
+    # A ping, so that nothing is written into a connection that has died, and the write. (For
+    # asyncpg's ping two questions are asked.)
+    assert len(proxy.requests) <= 3
+    assert not any(b"BEGIN" in one or b"COMMIT" in one for one in proxy.requests)
+
+
+# --- The clock ---
+
+
+async def test_the_clock_is_the_servers_in_milliseconds(store: SQLStore) -> None:
+    before = time.time_ns() // 1_000_000
+    await store.put(one_time(ms=0))
+    after = time.time_ns() // 1_000_000
+
+    ((created,),) = await store.rows(sa.select(store.tables.one_time.c.created))
+    assert before - 1 <= cast("int", created) <= after + 1
+
+
+async def test_a_wait_for_a_lock_never_makes_a_lease_longer(place: Place, store: SQLStore) -> None:
+    await store.create_session(session(), browser=None)
+    held = asyncio.Event()
+
+    async def hold(connection: AsyncConnection) -> None:
+        await connection.execute(sa.update(store.tables.session).values(handle=None))
+        held.set()
+        await asyncio.sleep(0.3)
+
+    holding = asyncio.ensure_future(store.transact(hold))
+    await held.wait()
+    assert await store.acquire_refresh("session", version=1, owner="me", lease_ms=10_000)
+    row = await store.load_session("session")
+    await holding
+
+    assert row is not None
+    assert row.lease_remaining_ms is not None
+    assert row.lease_remaining_ms <= 10_000
+    if place.postgresql:
+        # Its clock is read where the lock has been waited for.
+        assert row.lease_remaining_ms > 9_800
+
+
+# --- Races ---
+
+
+async def test_transactions_that_lock_each_other_out_both_come_through(store: SQLStore) -> None:
+    for name in ("one", "two"):
+        await store.create_session(session(name), browser=None)
+    met: list[str] = []
+    both = asyncio.Event()
+    row = store.tables.session
+
+    def crossing(*names: str) -> Callable[[AsyncConnection], Awaitable[None]]:
+        async def write(connection: AsyncConnection) -> None:
+            for name in names:
+                await connection.execute(
+                    sa.update(row).where(row.c.id == name).values(failures=row.c.failures + 1)
+                )
+                met.append(name)
+                if len(met) == 2:
+                    both.set()
+                await both.wait()
+
+        return write
+
+    await asyncio.gather(
+        store.transact(crossing("one", "two")),
+        store.transact(crossing("two", "one")),
+    )
+
+    assert len(met) > 4
+    for name in ("one", "two"):
+        found = await store.load_session(name)
+        assert found is not None
+        assert found.failures == 2
+
+
+@pytest.fixture
+async def serializable(place: Place) -> AsyncGenerator[SQLStore]:
+    """Is a store on a database that gives up whoever came second, as some always do."""
+    level = "SET default_transaction_isolation ="
+    place.server.run(f"ALTER DATABASE {place.name} {level} 'serializable'")
+    store = SQLStore(place.url)
+    yield store
+    await store.aclose()
+    place.server.run(f"ALTER DATABASE {place.name} RESET default_transaction_isolation")
+
+
+@pytest.mark.parametrize("place", ["psycopg", "asyncpg"], indirect=True)
+async def test_a_serialization_failure_is_a_lost_race_or_tried_again(
+    store: SQLStore, serializable: SQLStore
+) -> None:
+    tests: list[Callable[[Store, Store], Awaitable[None]]] = [
+        kit.test_one_of_fifty_gets_the_lease,
+        kit.test_one_of_many_commits,
+        kit.test_one_of_fifty_is_first,
+        kit.test_the_first_reason_stays,
+        kit.test_purges_may_race,
+    ]
+    for test in tests:
+        await empty(store)
+        await test(serializable, serializable)
+
+
+# --- The way to the server ---
+
+
+async def test_a_server_that_was_started_again_is_used_at_once(
+    place: Place, store: SQLStore
+) -> None:
+    await store.create_session(session(), browser=browser())
+    await store.load(hashed("cookie"))
+
+    place.server.crash()
+    with pytest.raises(StoreUnavailable, match="check that it runs"):
+        await store.load(hashed("cookie"))
+    with pytest.raises(StoreUnavailable, match="check that it runs"):
+        await store.commit_refresh("session", version=1, owner="me", refreshed=refreshed())
+    place.server.start()
+
+    assert await store.load(hashed("cookie"))
+    assert await store.commit_refresh("session", version=1, owner="me", refreshed=refreshed())
+    await store.touch("browser", "session")
+
+
+async def test_connections_that_were_cut_while_idle_cost_nobody_anything(
+    far_store: SQLStore, proxy: Proxy
+) -> None:
+    await far_store.create_session(session(), browser=browser())
+    for _ in range(3):
+        await asyncio.gather(*(far_store.load(hashed("cookie")) for _ in range(5)))
+        await far_store.acquire_refresh("session", version=1, owner="me", lease_ms=1)
+        proxy.cut()
+
+        assert await far_store.load(hashed("cookie"))
+        assert await far_store.acquire_refresh("session", version=1, owner="me", lease_ms=1)
+        await far_store.touch("browser", "session")
+
+
+async def test_a_lost_acknowledgement_is_unavailable_and_done(
+    far_store: SQLStore, store: SQLStore, proxy: Proxy
+) -> None:
+    await far_store.create_session(session(), browser=None)
+    # Some drivers ask the server to prepare a statement that they see for the first time.
+    assert not await far_store.commit_refresh(
+        "session", version=9, owner="me", refreshed=refreshed()
+    )
+
+    with pytest.raises(StoreUnavailable):
+        await commit_without_an_answer(far_store, proxy)
+
+    row = await store.load_session("session")
+    assert row is not None
+    assert (row.version, row.lease_owner, row.sealed_tokens) == (2, "me", b"new tokens")
+    assert not await far_store.commit_refresh(
+        "session", version=1, owner="me", refreshed=refreshed(b"again")
+    )
+
+
+async def commit_without_an_answer(store: SQLStore, proxy: Proxy) -> None:
+    engines = await store.engines()
+    assert engines.single is not None
+    engine = engines.single.sync_engine
+
+    def after_the_ping(*_arguments: object) -> None:
+        proxy.swallow_answers()
+
+    event.listen(engine, "before_cursor_execute", after_the_ping)
+    try:
+        await store.commit_refresh("session", version=1, owner="me", refreshed=refreshed())
+    finally:
+        assert proxy.swallowed.is_set()
+        event.remove(engine, "before_cursor_execute", after_the_ping)
+        proxy.flow()
+
+
+async def test_a_server_that_falls_silent_is_given_up(
+    place: Place, store: SQLStore, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "DEADLINE", 0.3)
+    impatient = SQLStore(place.through(proxy))
+    await impatient.create_session(session(), browser=browser())
+    await impatient.load(hashed("cookie"))
+
+    proxy.go_silent()
+    started = time.monotonic()
+    done = await asyncio.gather(
+        impatient.load(hashed("cookie")),
+        impatient.acquire_refresh("session", version=1, owner="me", lease_ms=1),
+        impatient.touch("browser", "session"),
+        return_exceptions=True,
+    )
+    took = time.monotonic() - started
+    proxy.flow()
+
+    assert [type(one) for one in done] == [StoreUnavailable] * 3
+    assert "in time" in str(done[0])
+    assert took < 12
+    assert await impatient.load(hashed("cookie"))
+    await impatient.touch("browser", "session")
+    await impatient.aclose()
+
+
+async def test_a_caller_with_a_deadline_does_not_wait_for_a_silent_server(
+    far_store: SQLStore, proxy: Proxy
+) -> None:
+    await far_store.put(one_time())
+    proxy.go_silent()
+    started = time.monotonic()
+
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(far_store.put(one_time("two")), 0.05)
+
+    assert time.monotonic() - started < 2
+    proxy.flow()
+    await far_store.aclose()
+
+
+async def test_a_process_that_stops_in_a_transaction_frees_its_locks(
+    place: Place, store: SQLStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_engines, "STATEMENT_TIMEOUT", 1)
+    await store.create_session(session(), browser=None)
+    stopped = SQLStore(place.url)
+    held, goes_on = asyncio.Event(), asyncio.Event()
+
+    async def stop(connection: AsyncConnection) -> None:
+        await connection.execute(sa.update(store.tables.session).values(handle=None))
+        held.set()
+        await goes_on.wait()
+
+    stopping = asyncio.ensure_future(stopped.transact(stop))
+    await held.wait()
+
+    assert await store.end_session("session", "logout")
+    assert not stopping.done()
+    goes_on.set()
+    with pytest.raises(StoreError):
+        await stopping
+    await stopped.aclose()
+
+
+async def test_cancelled_work_ends_and_gives_its_connection_back(store: SQLStore) -> None:
+    for number in range(30):
+        await cancelled_after(number * 0.0003, store.put(one_time(f"{number}")))
+        await cancelled_after(number * 0.0003, store.load(hashed("cookie")))
+        await cancelled_after(number * 0.0003, store.touch("browser", "session"))
+
+    await store.aclose()
+    gc.collect()
+    await store.put(one_time("after"))
+
+
+# --- What is wrong, and how to mend it ---
+
+
+async def open_at(url: str) -> None:
+    store = SQLStore(url)
+    try:
+        await store.open()
+    finally:
+        await store.aclose()
+
+
+async def test_what_is_wrong_with_a_url_is_told(place: Place) -> None:
+    server = place.server
+    if place.postgresql:
+        server.run("DROP ROLE IF EXISTS with_password")
+        server.run("CREATE ROLE with_password LOGIN PASSWORD 'right'")
+    else:
+        server.run("CREATE OR REPLACE USER with_password IDENTIFIED BY 'right'")
+    said: dict[str, str] = {}
+    for what, url in (
+        ("password", place.as_user("with_password", "hunter2")),
+        ("database", server.url("no_such", place.driver)),
+        ("port", place.url.replace(f":{server.port}/", ":1/")),
+        ("host", place.url.replace("127.0.0.1", "no-such-host.invalid")),
+    ):
+        with pytest.raises(StoreUnavailable) as caught:
+            await open_at(url)
+        said[what] = str(caught.value)
+
+    assert "user or password; correct them" in said["password"]
+    assert "no such database; create it" in said["database"]
+    assert "check that it runs" in said["port"]
+    assert "check that it runs" in said["host"]
+    assert "hunter2" not in "".join(said.values())
+
+
+async def test_missing_tables_name_the_command(place: Place) -> None:
+    url = place.server.url(place.server.create_database(), place.driver)
+
+    with pytest.raises(SchemaOutOfDate, match="atproto-oauth-asgi db upgrade"):
+        await open_at(url)
+    store = SQLStore(url)
+    with pytest.raises(StoreUnavailable, match="a table is missing; run"):
+        await store.put(one_time())
+    await store.aclose()
+
+
+@pytest.mark.parametrize(("found", "error"), [("aoa_0000", SchemaOutOfDate), ("aoa_9999", None)])
+async def test_tables_of_another_age(
+    place: Place,
+    store: SQLStore,
+    found: str,
+    error: type[Exception] | None,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def revision(name: str) -> None:
+        statement = "UPDATE atproto_oauth_alembic_version SET version_num = "
+        place.server.run(f"{statement}'{name}'", place.name)
+
+    revision(found)
+    try:
+        if error is None:
+            await store.open()
+            assert "newer" in caplog.text
+        else:
+            with pytest.raises(error, match="db upgrade"):
+                await store.open()
+    finally:
+        revision("aoa_0001")
+
+
+async def test_a_database_that_may_only_be_read(place: Place, store: SQLStore) -> None:
+    await store.create_session(session(), browser=browser())
+    if place.postgresql:
+        setting = f"ALTER DATABASE {place.name} SET default_transaction_read_only ="
+        on, off, url = f"{setting} on", f"{setting} off", place.url
+    else:
+        place.server.run("CREATE OR REPLACE USER reader IDENTIFIED BY 'right'")
+        place.server.run("GRANT ALL ON *.* TO reader; REVOKE READ_ONLY ADMIN ON *.* FROM reader")
+        on, off = "SET GLOBAL read_only = 1", "SET GLOBAL read_only = 0"
+        url = place.as_user("reader", "right")
+    place.server.run(on)
+    try:
+        reading = SQLStore(url)
+        assert await reading.load(hashed("cookie"))
+        with pytest.raises(StoreUnavailable, match="read-only"):
+            await reading.acquire_refresh("session", version=1, owner="me", lease_ms=1)
+        with pytest.raises(StoreUnavailable, match="read-only"):
+            await reading.touch("browser", "session")
+        await reading.aclose()
+    finally:
+        place.server.run(off)
+    assert await store.acquire_refresh("session", version=1, owner="me", lease_ms=1)
+
+
+async def test_a_user_without_rights_is_told_so(place: Place) -> None:
+    if place.postgresql:
+        place.server.run("DROP ROLE IF EXISTS nobody; CREATE ROLE nobody LOGIN", None)
+    else:
+        place.server.run(
+            f"CREATE OR REPLACE USER nobody; GRANT CREATE TEMPORARY TABLES ON {place.name}.* TO"
+            " nobody"
+        )
+    store = SQLStore(re.sub("//[a-z]+@", "//nobody@", place.url))
+
+    with pytest.raises(StoreUnavailable, match="grant it the rights"):
+        await store.put(one_time())
+    await store.aclose()
+
+
+async def test_no_parameter_is_in_an_error(place: Place, store: SQLStore) -> None:
+    engine = create_async_engine(place.url)
+    given = SQLStore(engine)
+    await given.put(one_time(sealed=b"canary"))
+
+    with pytest.raises(StoreError) as caught:
+        await given.put(one_time(sealed=b"canary"))
+
+    assert "canary" not in f"{caught.value} {caught.value.__cause__}"
+    await given.aclose()
+    await engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("url", "mend"),
+    [
+        ("postgresql+psycopg2://u:hunter2@h/d", "write postgresql:// or postgresql+psycopg://"),
+        ("mysql+pymysql://u:hunter2@h/d", "write mysql:// or mysql+asyncmy://"),
+        ("postgresql+nonsense://u:hunter2@h/d", "write postgresql://"),
+        ("oracle+nonsense://u:hunter2@h/d", "correct the URL"),
+    ],
+)
+def test_a_driver_that_cannot_be_used_is_told(url: str, mend: str) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(mend)) as caught:
+        SQLStore(url)
+    assert "hunter2" not in str(caught.value)
