@@ -184,6 +184,11 @@ class Fleet:
             worker = Worker(oauth, wire, runtime, live, runtime.session(live), browser, [])
             try:
                 yield worker
+            except BaseException:
+                # A broken promise may leave something behind that never ends.
+                for left in runtime.tasks.running():
+                    left.cancel()
+                raise
             finally:
                 for task in worker.calls:
                     task.cancel()

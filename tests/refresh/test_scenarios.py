@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from _pytest.mark import ParameterSet
 
 from tests.refresh import (
     scenarios_commit,
@@ -10,7 +11,7 @@ from tests.refresh import (
     scenarios_requests,
     scenarios_sql,
 )
-from tests.refresh.sentences import SCENARIOS, SENTENCES
+from tests.refresh.sentences import SCENARIOS, SENTENCES, Scenario
 
 pytestmark = pytest.mark.anyio
 MODULES = (
@@ -23,7 +24,36 @@ MODULES = (
 )
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
+#: Numbered rules that some sentences show, too.
+RULES = {
+    "6.1.flight": "J1",
+    "6.2.adopt": "J1",
+    "6.4.columns": "J3",
+    "J3": "J3",
+    "6.task": "J4",
+    "J5": "J5",
+    "J6.issuer": "J6",
+    "J6.pds": "J6",
+    "5.401.refresh": "J7",
+    "5.401.interval": "J7",
+    "6.7.newer": "J8",
+    "6.7.never": "J8",
+    "6.3.nonce": "J8",
+    "6.7.revoked": "J8",
+    "6.9.first": "K1",
+    "6.9.unreachable": "K1",
+    "6.5.ended": "K5",
+    "6.4.life": "L1",
+}
+
+
+def _with_rules(scenario: Scenario) -> ParameterSet:
+    rules = sorted({RULES[sentence] for sentence in scenario.shows if sentence in RULES})
+    marks = (pytest.mark.spec(*rules),) if rules else ()
+    return pytest.param(scenario.name, marks=marks, id=scenario.name)
+
+
+@pytest.mark.parametrize("name", [_with_rules(scenario) for scenario in SCENARIOS.values()])
 async def test_a_refresh_keeps_its_promises(name: str) -> None:
     await SCENARIOS[name].run()
 
