@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,11 @@ from tests.refresh import fleet
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 FAULTS: dict[str, Plant] = {}
+
+
+def nothing(*_args: Any, **_kwargs: Any) -> None:
+    """Take the place of what a fault leaves out."""
+    return
 
 
 def fault(name: str) -> Callable[[Plant], Plant]:

@@ -4,13 +4,28 @@ from __future__ import annotations
 
 import pytest
 
-from tests.refresh import faults_core, faults_requests, faults_store
+from tests.refresh import (
+    faults_commit,
+    faults_core,
+    faults_failure,
+    faults_post,
+    faults_requests,
+    faults_store,
+)
 from tests.refresh.faults import FAULTS
 from tests.refresh.sentences import SCENARIOS
 from tests.refresh.test_scenarios import MODULES as SCENARIO_MODULES
 
 pytestmark = pytest.mark.anyio
-MODULES = (faults_core, faults_requests, faults_store, *SCENARIO_MODULES)
+MODULES = (
+    faults_commit,
+    faults_core,
+    faults_failure,
+    faults_post,
+    faults_requests,
+    faults_store,
+    *SCENARIO_MODULES,
+)
 PAIRS = [(name, fault) for name, one in SCENARIOS.items() for fault in one.without]
 
 

@@ -5,22 +5,30 @@ from _pytest.mark import ParameterSet
 
 from tests.refresh import (
     scenarios_commit,
+    scenarios_endings,
     scenarios_failure,
+    scenarios_idempotence,
     scenarios_lease,
+    scenarios_mark,
     scenarios_post,
     scenarios_requests,
     scenarios_sql,
+    scenarios_takeover,
 )
 from tests.refresh.sentences import SCENARIOS, SENTENCES, Scenario
 
 pytestmark = pytest.mark.anyio
 MODULES = (
     scenarios_commit,
+    scenarios_endings,
     scenarios_failure,
+    scenarios_idempotence,
     scenarios_lease,
+    scenarios_mark,
     scenarios_post,
     scenarios_requests,
     scenarios_sql,
+    scenarios_takeover,
 )
 
 
