@@ -82,18 +82,18 @@ class Committer:
                 async with asyncio.timeout(self._timing.commit_try):
                     if await self._try(live, tokens, refreshed, version=version, owner=owner):
                         return
-            except Exception as exc:  # whatever a store raises: nobody else has these
-                if last:
-                    log.critical(
-                        "session.lost_rotation",
-                        extra={"session": live.id, "did": live.did, "version": version + 1},
-                    )
-                    return
+            except Exception as exc:  # noqa: BLE001  # whatever a store raises: nobody else has these
                 log.warning(
                     "commit.retry",
                     extra={"session": live.id, "did": live.did},
-                    exc_info=not isinstance(exc, (StoreUnavailable, TimeoutError)),
+                    exc_info=not isinstance(exc, StoreUnavailable | TimeoutError),
                 )
+            if last:
+                log.critical(
+                    "session.lost_rotation",
+                    extra={"session": live.id, "did": live.did, "version": version + 1},
+                )
+                return
             await self._pause()
 
     async def _try(

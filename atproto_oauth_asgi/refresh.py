@@ -267,8 +267,8 @@ class Refresher:
                 "refresh.wrong_tokens",
                 extra={"session": live.id, "did": live.did, "error": exc.code},
             )
-            await self._end(hold, "revoked")
             self._revoker.start_raw(live, document, granted.metadata)
+            await self._end(hold, "revoked")
             return
         tokens = Tokens(
             access_token=response.access_token,
