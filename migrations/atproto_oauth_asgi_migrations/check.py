@@ -11,7 +11,7 @@ from pathlib import Path
 import sqlalchemy as sa
 from alembic.script import ScriptDirectory
 
-from atproto_oauth_asgi_migrations.run import DIALECTS, check, config, on_url, sql, upgrade
+from atproto_oauth_asgi_migrations.run import DIALECTS, config, differences, on_url, sql, upgrade
 from atproto_oauth_asgi_stores.tables import SCHEMA_HEAD
 
 
@@ -27,7 +27,7 @@ def problems() -> list[str]:
 
     def compare(connection: sa.Connection) -> list[str]:
         upgrade(connection)
-        return check(connection)
+        return differences(connection)
 
     with tempfile.TemporaryDirectory() as folder:
         url = f"sqlite:///{Path(folder, 'check.db').as_posix()}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -15,8 +16,8 @@ from atproto_oauth_asgi.environment import VARIABLE_PREFIX, read_environment
 from atproto_oauth_asgi.errors import SchemaOutOfDate
 from atproto_oauth_asgi_migrations.run import (
     DIALECTS,
-    check,
     current,
+    differences,
     downgrade,
     on_url,
     sql,
@@ -75,6 +76,8 @@ def _runner(work: _Work) -> Callable[[argparse.Namespace], int]:
         if not url:
             return fail(f"Say which database: set {_URL}, or pass --url.", USAGE)
         schema: str | None = arguments.schema or schema_of(url)
+        # MySQL warns that a primary key's name is always its own, and the driver repeats it.
+        logging.getLogger("asyncmy").setLevel(logging.ERROR)
         return asyncio.run(
             on_url(url, lambda connection: work(connection, schema, arguments), schema=schema)
         )
@@ -123,10 +126,10 @@ def _check(connection: sa.Connection, schema: str | None, _arguments: argparse.N
         which = "older" if max(revisions) < SCHEMA_HEAD else "newer"
         print(f"The tables are at {found}, {which} than {SCHEMA_HEAD}; this version works with it.")
         return OK
-    differences = check(connection, schema=schema)
-    for difference in differences:
-        fail(f"The database differs from revision {found}: {difference}")
-    if differences:
+    different = differences(connection, schema=schema)
+    for one in different:
+        fail(f"The database differs from revision {found}: {one}")
+    if different:
         return FAILED
     print(f"The tables are at {found}, as this version needs them.")
     return OK

@@ -152,7 +152,7 @@ def _sentences() -> Generator[None]:
         ) from exc
 
 
-def check(connection: sa.Connection, *, schema: str | None = None) -> list[str]:
+def differences(connection: sa.Connection, *, schema: str | None = None) -> list[str]:
     """Compare the database with the tables that the stores expect; return the differences."""
     context = MigrationContext.configure(
         connection,

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Mapping,
+    Sequence,
+)
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 import sqlalchemy as sa
@@ -26,6 +34,7 @@ Result = TypeVar("Result")
 
 #: How often a transaction is made that others keep winning; each time somebody else got on.
 RACES = 5
+_QUESTION: sa.Select[tuple[int]] = sa.select(sa.literal_column("1"))
 
 
 class Database:
@@ -116,8 +125,8 @@ class Database:
             if engines.single is None:
                 async with engines.writer.begin() as connection:
                     return await changed(connection, statement)
-            # One message each way, and no moment at which a stopped process holds a lock.
-            async with engines.single.connect() as connection:
+            # No begin, no commit, and no moment at which a stopped process holds a lock.
+            async with _alive(engines.single) as connection:
                 return await changed(connection, statement)
 
         return await self._racing(work, races)
@@ -154,12 +163,29 @@ class Database:
         async def ask(connection: AsyncConnection) -> Sequence[str]:
             if self._check_schema:
                 return await revisions_in(connection, self._schema)
-            await connection.execute(sa.select(sa.literal(1)))
+            await connection.execute(_QUESTION)
             return ()
 
         found = await self._whole(self._reading(ask))
         if self._check_schema:
             judge_revision(found)
+
+
+@asynccontextmanager
+async def _alive(engine: AsyncEngine) -> AsyncGenerator[AsyncConnection]:
+    """Connect, and ask something first: what is written into a dead connection is lost."""
+    connection = await engine.connect()
+    try:
+        try:
+            await connection.execute(_QUESTION)
+        except DBAPIError as exc:
+            if not exc.connection_invalidated:
+                raise
+            await connection.close()
+            connection = await engine.connect()
+        yield connection
+    finally:
+        await connection.close()
 
 
 async def changed(connection: AsyncConnection, statement: sa.Executable) -> int:

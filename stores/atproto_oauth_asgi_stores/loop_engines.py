@@ -32,21 +32,18 @@ def _no_threads() -> weakref.WeakSet[Stoppable]:
 class Engines:
     """Ways to run one statement alone, and one to run several in a transaction."""
 
-    #: Reads: no transaction, and no ping, for a read that finds a dead connection is repeated.
+    #: Reads of one statement, without a transaction around it.
     reader: AsyncEngine
-    #: Writes of one statement, without a transaction around it; None: they need one.
+    #: Writes of one statement, likewise; None: they need a transaction.
     single: AsyncEngine | None = None
     writer: AsyncEngine
     #: Driver connections with a thread of their own, which outlives its event loop.
     threads: weakref.WeakSet[Stoppable] = field(default_factory=_no_threads)
 
-    def _all(self) -> list[AsyncEngine]:
-        return [one for one in (self.writer, self.single, self.reader) if one is not None]
-
     async def dispose(self) -> None:
         """Close all connections, on the event loop that they belong to."""
-        for engine in self._all():
-            await engine.dispose()
+        await self.writer.dispose()
+        await self.reader.dispose()
 
     async def abandon(self) -> None:
         """Let go of connections whose event loop is closed: nothing of theirs can be awaited."""
@@ -54,7 +51,7 @@ class Engines:
         ends = [end for end in stopped if end is not None]
         if ends:
             await asyncio.wait(ends, timeout=LOCK_TIMEOUT)
-        for engine in self._all():
+        for engine in (self.writer, self.reader):
             engine.sync_engine.dispose(close=False)
 
 

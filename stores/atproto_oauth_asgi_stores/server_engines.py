@@ -51,11 +51,10 @@ _MYSQL = (
 
 
 def server_engines(url: URL) -> Engines:
-    """Make engines for a database server: at most 13 connections for each event loop."""
+    """Make engines for a database server: at most 11 connections for each event loop."""
+    alone = _engine(url, "AUTOCOMMIT", size=5, overflow=3)
     return Engines(
-        reader=_engine(url, "AUTOCOMMIT", size=5, ping=False),
-        single=_engine(url, "AUTOCOMMIT", size=3, overflow=2),
-        writer=_engine(url, "READ COMMITTED", size=1, overflow=2),
+        reader=alone, single=alone, writer=_engine(url, "READ COMMITTED", size=1, overflow=2)
     )
 
 
@@ -70,7 +69,6 @@ def _engine(
     *,
     size: int,
     overflow: int = 0,
-    ping: bool = True,
     patient: bool = False,
 ) -> AsyncEngine:
     arguments = _ARGUMENTS.get(url.get_driver_name(), {})
@@ -84,7 +82,8 @@ def _engine(
         # With nothing to roll back, a statement is one message each way.
         skip_autocommit_rollback=alone,
         pool_reset_on_return=None if alone else "rollback",
-        pool_pre_ping=ping,
+        # Alone: a read that finds a dead connection is repeated, and a write asks before.
+        pool_pre_ping=not alone,
         pool_size=size,
         max_overflow=overflow,
         pool_timeout=POOL_TIMEOUT,

@@ -17,7 +17,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from atproto_oauth_asgi.errors import ConfigurationError
-from atproto_oauth_asgi_migrations import check, current, migrate_empty, sql, upgrade
+from atproto_oauth_asgi_migrations import current, differences, migrate_empty, sql, upgrade
 from atproto_oauth_asgi_migrations.check import problems
 from atproto_oauth_asgi_migrations.run import config, on_url
 from atproto_oauth_asgi_stores import SQLStore
@@ -58,7 +58,7 @@ def test_the_tables_are_as_the_stores_expect_them(url: str) -> None:
         before = current(connection)
         upgrade(connection)
         upgrade(connection)
-        return before, check(connection), current(connection)
+        return before, differences(connection), current(connection)
 
     assert on_sync_engine(url, make) == (None, [], SCHEMA_HEAD)
 
@@ -68,7 +68,7 @@ def test_a_difference_is_found(url: str) -> None:
         upgrade(connection)
         connection.execute(sa.text("DROP INDEX ix_atproto_oauth_session_did"))
         connection.execute(sa.text("ALTER TABLE atproto_oauth_browser ADD COLUMN extra INTEGER"))
-        return check(connection)
+        return differences(connection)
 
     found = on_sync_engine(url, alter)
 
@@ -82,7 +82,7 @@ def test_an_apps_own_tables_are_nobodys_business(url: str) -> None:
         connection.execute(sa.text("CREATE TABLE alembic_version (version_num VARCHAR(32))"))
         connection.execute(sa.text("INSERT INTO alembic_version VALUES ('theirs')"))
         upgrade(connection)
-        return check(connection)
+        return differences(connection)
 
     assert on_sync_engine(url, beside) == []
     names = on_sync_engine(url, lambda connection: sa.inspect(connection).get_table_names())
@@ -182,7 +182,7 @@ async def test_tasks_on_connections_of_theirs_take_turns(tmp_path: Path) -> None
     async def run(number: int) -> list[str]:
         async with engines[number].begin() as connection:
             await connection.run_sync(upgrade)
-            return await connection.run_sync(check)
+            return await connection.run_sync(differences)
 
     assert await asyncio.gather(*map(run, range(4))) == [[], [], [], []]
     for engine in engines:
