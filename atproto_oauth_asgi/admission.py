@@ -149,7 +149,7 @@ async def admit(
         joined = True
     if not joined:
         # Another login changed the cookie a moment ago: this one gets a browser of its own.
-        login, replaced = replace(login, id=secrets.token_urlsafe(16), presented=None), []
+        login, replaced = replace(login, id=secrets.token_urlsafe(16), presented=None), ()
         await core.store.create_session(row(), browser=login)
     live.saved = True
     live.browser_id = login.id

@@ -82,7 +82,8 @@ class Committer:
                 async with asyncio.timeout(self._timing.commit_try):
                     if await self._try(live, tokens, refreshed, version=version, owner=owner):
                         return
-            except Exception as exc:  # noqa: BLE001  # whatever a store raises: nobody else has these
+            except Exception as exc:
+                # Whatever a store raises: nobody else has these tokens.
                 log.warning(
                     "commit.retry",
                     extra={"session": live.id, "did": live.did},
