@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
+from collections import Counter
 from pathlib import Path
 
 from atproto_oauth_asgi.errors import ConfigurationError
@@ -11,6 +13,13 @@ from atproto_oauth_asgi.sealing import KeyRing
 from atproto_oauth_asgi.secret import make_key_file, read_key_file
 from atproto_oauth_asgi.settings import Settings
 from atproto_oauth_asgi.store import SessionFilter, Store
+from atproto_oauth_asgi.vault import sealed_with
+
+log = logging.getLogger(__name__)
+
+#: Sessions that start-up looks at to see whether it can open them. Ids are random, so these are
+#: drawn by lot; `db rekey` looks at all.
+SAMPLE = 200
 
 
 def key_ring(settings: Settings, *, own_store: bool) -> KeyRing:
@@ -52,15 +61,29 @@ async def prepare(settings: Settings) -> None:
 
 
 async def check_keys(settings: Settings, store: Store, ring: KeyRing) -> None:
-    """Stop where a key file was lost and sealed sessions are left that it would open.
+    """Look whether sessions are sealed with keys that are not there.
+
+    Without SECRET_KEYS this stops: the key file was lost, and would come back wrong. With them it
+    logs `store.keys_missing` and goes on: a key may have been taken away on purpose, and rows
+    that do not open are kept until it is put back. One query, of `SAMPLE` rows.
 
     Raises:
         ConfigurationError: names the file, and what to do without it.
     """
-    if settings.secret_keys or not settings.loopback:
+    sealed = await store.list_sessions(SessionFilter(status="active"), limit=SAMPLE)
+    missing = Counter(
+        key_id
+        for record in sealed
+        if record.remaining_ms > 0
+        for key_id in sealed_with(record) - set(ring.key_ids)
+    )
+    if not missing:
         return
-    sealed = await store.list_sessions(SessionFilter(status="active"), limit=1)
-    if not sealed or sealed[0].sealed_key in ring.key_ids:
+    if settings.secret_keys or not settings.loopback:
+        # Put those keys back into SECRET_KEYS, behind the first: until then the people whose
+        # sessions they sealed are not signed in.
+        fields = {"keys": dict(missing), "of_sessions": len(sealed), "ring": ring.key_ids}
+        log.error("store.keys_missing", extra=fields)
         return
     path = _database_file(settings.store_url)
     where = "SECRET_KEYS" if path is None else f"{path}.key (or SECRET_KEYS)"

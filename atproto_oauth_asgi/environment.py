@@ -34,6 +34,7 @@ class SettingsOptions(TypedDict, total=False):
     store_url: str
     secret_keys: tuple[bytes, ...]
     client_keys: ClientKeys | None
+    keep_alive: bool
     prefix: str
     trusted_origins: tuple[str, ...]
     session_max_age: int
@@ -127,12 +128,15 @@ def _seconds(text: str) -> int:
     return int(text)
 
 
-def _flag(text: str) -> bool:
-    if text.lower() not in _TRUE | _FALSE:
-        raise ConfigurationError(
-            "ALLOW_INSECURE_LOOPBACK is neither on nor off; write 1 to allow, or unset it."
-        )
-    return text.lower() in _TRUE
+def _flag(name: str) -> Callable[[str], bool]:
+    def read(text: str) -> bool:
+        if text.lower() not in _TRUE | _FALSE:
+            raise ConfigurationError(
+                f"{name} is neither on nor off; write 1 to turn it on, or unset it."
+            )
+        return text.lower() in _TRUE
+
+    return read
 
 
 _READERS: Mapping[str, Callable[[str], object]] = {
@@ -141,5 +145,6 @@ _READERS: Mapping[str, Callable[[str], object]] = {
     "trusted_origins": _list,
     "session_max_age": _seconds,
     "allow_private_hosts": _list,
-    "allow_insecure_loopback": _flag,
+    "allow_insecure_loopback": _flag("ALLOW_INSECURE_LOOPBACK"),
+    "keep_alive": _flag("KEEP_ALIVE"),
 }

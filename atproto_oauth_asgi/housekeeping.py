@@ -16,6 +16,8 @@ EVERY = 600.0
 #: Rows dealt with in one transaction, and transactions in one sweep.
 BATCH = 500
 BATCHES = 40
+#: Longest pause between two transactions, in seconds: others have business with the database too.
+PAUSE = 0.02
 
 
 async def housekeeping(store: Store) -> None:
@@ -26,6 +28,9 @@ async def housekeeping(store: Store) -> None:
             await sweep(store)
         except StoreUnavailable:
             log.warning("store.not_swept")
+        except Exception:
+            # A defect here must not end it for as long as the process lives.
+            log.exception("store.not_swept")
 
 
 async def sweep(store: Store) -> int:
@@ -40,6 +45,5 @@ async def sweep(store: Store) -> int:
         done += count
         if count < BATCH:
             break
-        # Others have business with the database too.
-        await asyncio.sleep(0)
+        await asyncio.sleep(random.uniform(0.0, PAUSE))  # noqa: S311  # jitter
     return done

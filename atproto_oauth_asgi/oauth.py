@@ -185,7 +185,7 @@ class ATProtoOAuth:
                 if not self._opened_before and not self._own_store:
                     await embedded.prepare(self.settings)
                 await self.core.store.open()
-                if not self._opened_before and not self._own_store:
+                if not self._opened_before:
                     await embedded.check_keys(self.settings, self.core.store, self._ring)
                 if not self._opened_before and not runtime.owners:
                     # Nothing will drain a refresh at the end: add the middleware where it sees
@@ -212,6 +212,7 @@ class ATProtoOAuth:
                 vault=core.vault,
                 timing=core.timing,
                 watches=self._watches,
+                keep_alive=core.settings.keep_alive,
             )
             with self._lock:
                 # Their connections hold their loop, so they would never be let go.

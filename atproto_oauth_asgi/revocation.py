@@ -62,14 +62,17 @@ class Revoker:
         self._client = client
         self._tasks = tasks
 
-    def start(self, grant: Grant, tokens: Tokens) -> asyncio.Task[None]:
-        """Revoke tokens; the refresh token if there is one, for it ends the whole grant."""
+    def start(self, grant: Grant, tokens: Tokens) -> asyncio.Task[bool]:
+        """Revoke tokens; the refresh token if there is one, for it ends the whole grant.
+
+        The task says whether the server confirmed it.
+        """
         token = tokens.refresh_token or tokens.access_token
         return self._start(grant, token, None)
 
     def start_raw(
         self, grant: Grant, document: Mapping[str, object], metadata: ServerMetadata
-    ) -> asyncio.Task[None] | None:
+    ) -> asyncio.Task[bool] | None:
         """Revoke what a token response holds that was refused."""
         for member in ("refresh_token", "access_token"):
             token = document.get(member)
@@ -79,10 +82,10 @@ class Revoker:
 
     def _start(
         self, grant: Grant, token: str, metadata: ServerMetadata | None
-    ) -> asyncio.Task[None]:
+    ) -> asyncio.Task[bool]:
         return self._tasks.start(self._revoke(grant, token, metadata), name=f"revoke {grant.did}")
 
-    async def _revoke(self, grant: Grant, token: str, metadata: ServerMetadata | None) -> None:
+    async def _revoke(self, grant: Grant, token: str, metadata: ServerMetadata | None) -> bool:
         fields = {"did": grant.did, "issuer": grant.issuer}
         try:
             async with asyncio.timeout(self.DEADLINE):
@@ -90,7 +93,7 @@ class Revoker:
                     metadata = await self._discovery.for_issuer(grant.issuer)
                 if metadata.revocation_endpoint is None:
                     log.info("revocation.not_offered", extra=fields)
-                    return
+                    return False
                 # A DPoP proof and the session's own client key: without either the reference
                 # server answers 200 and revokes nothing.
                 answer = await post(
@@ -105,8 +108,9 @@ class Revoker:
                 )
         except (ATProtoOAuthError, TimeoutError) as exc:
             log.warning("revocation.failed", extra={**fields, "error": type(exc).__name__})
-            return
-        if answer.answer.status == HTTPStatus.OK:
-            log.info("revocation.done", extra=fields)
-        else:
+            return False
+        if answer.answer.status != HTTPStatus.OK:
             log.warning("revocation.refused", extra={**fields, "status": answer.answer.status})
+            return False
+        log.info("revocation.done", extra=fields)
+        return True

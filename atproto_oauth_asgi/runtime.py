@@ -13,6 +13,7 @@ from atproto_oauth_asgi.discovery import Discovery
 from atproto_oauth_asgi.errors import RequestError, StoreUnavailable
 from atproto_oauth_asgi.housekeeping import housekeeping
 from atproto_oauth_asgi.identity import IdentityResolver
+from atproto_oauth_asgi.keep_alive import KeepAlive
 from atproto_oauth_asgi.lease import Watches
 from atproto_oauth_asgi.live import LiveSession
 from atproto_oauth_asgi.net import Net
@@ -48,6 +49,7 @@ class Runtime:
         vault: Vault,
         timing: RefreshTiming,
         watches: Watches,
+        keep_alive: bool,
     ) -> None:
         self.store = store
         self.timing = timing
@@ -59,7 +61,7 @@ class Runtime:
         self.attending = 0
         self.opened = False
         self.opening = asyncio.Lock()
-        self._housekeeping: asyncio.Task[None] | None = None
+        self._chores: list[asyncio.Task[None]] = []
         self.sessions = Sessions(store=store, vault=vault, client=client)
         self.revoker = Revoker(net=self.net, discovery=discovery, client=client, tasks=self.tasks)
         committer = Committer(
@@ -79,6 +81,17 @@ class Runtime:
             attended=lambda: self.owners > 0 or self.attending > 0,
         )
         self.upkeep = Upkeep(refresher=refresher, store=store, timing=timing)
+        self.keep_alive = (
+            KeepAlive(
+                store=store,
+                sessions=self.sessions,
+                refresher=refresher,
+                timing=timing,
+                tasks=self.tasks,
+            )
+            if keep_alive
+            else None
+        )
 
     def session(
         self, live: LiveSession, prepare: Callable[[RequestError], None] | None = None
@@ -125,8 +138,11 @@ class Runtime:
 
     def keep_house(self) -> None:
         """Begin to clear away what is over, for as long as somebody owns this loop."""
-        if self._housekeeping is None:
-            self._housekeeping = asyncio.create_task(housekeeping(self.store), name="housekeeping")
+        if self._chores:
+            return
+        self._chores.append(asyncio.create_task(housekeeping(self.store), name="housekeeping"))
+        if self.keep_alive is not None:
+            self._chores.append(asyncio.create_task(self.keep_alive.run(), name="keep alive"))
 
     def arrive(self) -> Running:
         """Count a request; return what was going on before it."""
@@ -158,9 +174,9 @@ class Runtime:
 
     async def aclose(self) -> None:
         """Close every connection of this loop; what is still going on is cut off."""
-        if self._housekeeping is not None:
-            self._housekeeping.cancel()
-            await asyncio.gather(self._housekeeping, return_exceptions=True)
+        for chore in self._chores:
+            chore.cancel()
+        await asyncio.gather(*self._chores, return_exceptions=True)
         await self.net.aclose()
         await self.store.aclose()
         self.opened = False

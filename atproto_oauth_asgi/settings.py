@@ -71,6 +71,8 @@ class Settings:
     #: Keys of 32 bytes that seal what the store keeps; the first seals.
     secret_keys: tuple[bytes, ...] = field(default=(), repr=False)
     client_keys: ClientKeys | None = None
+    #: Refresh sessions that nobody uses before servers forget them; for confidential clients.
+    keep_alive: bool = False
     #: Path under BASE_URL of our routes.
     prefix: str = "/oauth"
     #: Other origins whose pages may post to our routes and be returned to.
@@ -132,6 +134,11 @@ class Settings:
             raise ConfigurationError(
                 "CLIENT_KEYS is set, but the loopback development client is public on every"
                 " server; unset it, or set BASE_URL to the app's https address."
+            )
+        if self.keep_alive and self.client_keys is None:
+            raise ConfigurationError(
+                "KEEP_ALIVE is set without CLIENT_KEYS, but a public client's sessions end after"
+                " 14 days whatever is done; set CLIENT_KEYS, or unset it."
             )
 
     def _check_store(self) -> None:

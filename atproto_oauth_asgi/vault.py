@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 from atproto_oauth_asgi.dpop import DPoPKey
 from atproto_oauth_asgi.errors import SealBroken
-from atproto_oauth_asgi.sealing import KeyRing, SealContext
+from atproto_oauth_asgi.sealing import KeyRing, SealContext, key_id_of
 from atproto_oauth_asgi.store import SessionRecord
 from atproto_oauth_asgi.tokens import Tokens
 
@@ -96,3 +97,16 @@ def _attempt(key_hash: bytes) -> SealContext:
     return SealContext(
         table="one_time", column="payload", row_id=key_hash.hex(), did="", issuer="", client_id=""
     )
+
+
+def sealed_with(record: SessionRecord) -> frozenset[str]:
+    """Return the ids of the keys that a row's two sealed columns need.
+
+    They may differ, and the row names one only: a refresh seals the tokens anew, with the key
+    that is first by then, and leaves the DPoP key as the login sealed it.
+    """
+    found: set[str] = set()
+    for sealed in (record.sealed_dpop_key, record.sealed_tokens):
+        with suppress(SealBroken):
+            found.add(key_id_of(sealed or b""))
+    return frozenset(found)

@@ -121,6 +121,7 @@ def test_every_setting_can_be_read_from_the_environment(tmp_path: Path) -> None:
         "ATPROTO_OAUTH_STORE_URL": "sqlite:////var/lib/app.db",
         "ATPROTO_OAUTH_SECRET_KEYS": KEY_TEXT,
         "ATPROTO_OAUTH_CLIENT_KEYS": generate_client_keys(),
+        "ATPROTO_OAUTH_KEEP_ALIVE": "1",
         "ATPROTO_OAUTH_PREFIX": "/auth",
         "ATPROTO_OAUTH_TRUSTED_ORIGINS": "https://www.example.com, https://Other.example.net:443/",
         "ATPROTO_OAUTH_SESSION_MAX_AGE": " 3600 ",
@@ -140,6 +141,7 @@ def test_every_setting_can_be_read_from_the_environment(tmp_path: Path) -> None:
     assert len(SETTINGS) + 1 == len(environ)
     assert (KEY,) == settings.secret_keys
     assert settings.client_keys is not None
+    assert settings.keep_alive
     assert ("https://www.example.com", "https://other.example.net") == settings.trusted_origins
     assert 3600 == settings.session_max_age
     assert "/sign-in?from=oauth" == settings.login_page
@@ -265,6 +267,7 @@ WRONG: dict[str, tuple[SettingsOverrides, str]] = {
     "broken proxy": ({"egress_proxy": "http://u:pw@[::1"}, "EGRESS_PROXY is not the URL"),
     "odd proxy": ({"egress_proxy": "http://u:pw@proxy:99999"}, "EGRESS_PROXY is not the URL"),
     "ca": ({"ca_file": "no/such/file"}, "CA_FILE names no/such/file"),
+    "keep alive": ({"keep_alive": True}, "KEEP_ALIVE is set without CLIENT_KEYS"),
     "every host": ({"allow_private_hosts": ("0.0.0.0/0",)}, "switch the guard off"),
     "every v6": ({"allow_private_hosts": ("::/0",)}, "switch the guard off"),
     "loose network": ({"allow_private_hosts": ("10.0.0.1/8",)}, "ALLOW_PRIVATE_HOSTS has"),
@@ -295,7 +298,8 @@ WRONG_VARIABLES: dict[str, tuple[dict[str, str], str]] = {
     "client keys": ({"CLIENT_KEYS": "pw-secret"}, "CLIENT_KEYS must be a JSON Web Key Set"),
     "age": ({"SESSION_MAX_AGE": "14d"}, "SESSION_MAX_AGE is not a number of seconds"),
     "no age": ({"SESSION_MAX_AGE": "0"}, "SESSION_MAX_AGE is not a number of seconds"),
-    "flag": ({"ALLOW_INSECURE_LOOPBACK": "maybe"}, "neither on nor off"),
+    "flag": ({"ALLOW_INSECURE_LOOPBACK": "maybe"}, "ALLOW_INSECURE_LOOPBACK is neither on nor off"),
+    "other flag": ({"KEEP_ALIVE": "60"}, "KEEP_ALIVE is neither on nor off"),
     "twice": ({"STORE_URL": "memory://", "STORE_URL_FILE": "x"}, "keep one of them|cannot be read"),
     "no file": ({"SECRET_KEYS_FILE": "pw-secret"}, "ATPROTO_OAUTH_SECRET_KEYS_FILE names a file"),
     "odd file": ({"SECRET_KEYS_FILE": "pw\0"}, "cannot be read"),
