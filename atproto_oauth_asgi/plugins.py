@@ -14,6 +14,14 @@ STORES = "atproto_oauth_asgi.stores"
 #: Entry points named by URL scheme; each is awaited with the store URL, see `migrate_empty`.
 MIGRATE = "atproto_oauth_asgi.migrate"
 
+#: Schemes that this distribution serves itself, and the extra that brings their driver.
+_EXTRAS = {
+    "mariadb": "mysql",
+    "mysql": "mysql",
+    "postgres": "postgres",
+    "postgresql": "postgres",
+}
+
 StoreFactory = Callable[[str], Store]
 Migrator = Callable[[str], Awaitable[bool]]
 
@@ -43,10 +51,15 @@ def open_store(url: str) -> Store:
         found = _find(STORES, scheme)
         if found is None:
             known = sorted({*_registered, *(entry.name for entry in entry_points(group=STORES))})
+            extra = _EXTRAS.get(scheme)
+            mend = (
+                "Install a package that adds one"
+                if extra is None
+                else f"Install it again with `pip install 'atproto-oauth-asgi[{extra}]'`"
+            )
             raise ConfigurationError(
                 f"No store serves {scheme!r} URLs here; there are stores for "
-                f"{', '.join(known) or 'nothing'}. Install a package that adds one, or change "
-                "STORE_URL."
+                f"{', '.join(known) or 'nothing'}. {mend}, or change STORE_URL."
             )
         factory = cast("StoreFactory", _load(found))
     return factory(url)

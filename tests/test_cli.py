@@ -89,6 +89,92 @@ def test_tables_that_differ_fail_the_check(
     assert "ix_atproto_oauth_session_did" in output.readouterr().err
 
 
+def test_tables_are_taken_back_and_stamped(url: str, output: pytest.CaptureFixture[str]) -> None:
+    main(["db", "upgrade"])
+    output.readouterr()
+
+    assert main(["db", "downgrade", "base"]) == OK
+    assert output.readouterr().out == "The tables are now gone.\n"
+    assert main(["db", "current"]) == OK
+    assert output.readouterr().out == "none\n"
+
+    assert main(["db", "stamp", "aoa_0001"]) == OK
+    assert output.readouterr().out == "The tables are now at aoa_0001.\n"
+    assert main(["db", "check"]) == FAILED
+    assert "atproto_oauth_session" in output.readouterr().err
+
+
+def test_going_back_needs_to_be_told_how_far(url: str, output: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["db", "downgrade"])
+    assert caught.value.code == USAGE
+
+
+@pytest.mark.parametrize("command", ["upgrade", "downgrade", "stamp"])
+def test_an_unknown_revision_is_one_sentence(
+    url: str, command: str, output: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["db", command, "aoa_9999"]) == FAILED
+    error = output.readouterr().err
+    assert "Name a revision" in error
+    assert error.count("\n") == 1
+
+
+def test_sql_is_printed_for_the_database_of_the_url_without_asking_it(
+    monkeypatch: pytest.MonkeyPatch, output: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ATPROTO_OAUTH_STORE_URL", "postgres://u:hunter2@nowhere/d?schema=auth")
+
+    assert main(["db", "sql"]) == OK
+
+    shown = output.readouterr()
+    assert "CREATE SCHEMA IF NOT EXISTS auth;" in shown.out
+    assert "CREATE TABLE auth.atproto_oauth_session" in shown.out
+    assert "hunter2" not in shown.out + shown.err
+
+
+@pytest.mark.parametrize("dialect", ["postgresql", "mysql", "mariadb", "sqlite"])
+def test_sql_is_printed_for_any_database_there_and_back(
+    dialect: str, monkeypatch: pytest.MonkeyPatch, output: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("ATPROTO_OAUTH_STORE_URL", raising=False)
+
+    assert main(["db", "sql", "--dialect", dialect]) == OK
+    assert "CREATE TABLE atproto_oauth_session" in output.readouterr().out
+    back = ["--from", "aoa_0001", "--to", "base"]
+    assert main(["db", "sql", "--dialect", dialect, *back]) == OK
+    assert "DROP TABLE atproto_oauth_session" in output.readouterr().out
+
+
+def test_sql_for_no_database_is_wrong_use(
+    monkeypatch: pytest.MonkeyPatch, output: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("ATPROTO_OAUTH_STORE_URL", raising=False)
+
+    assert main(["db", "sql"]) == USAGE
+    assert "--dialect" in output.readouterr().err
+
+
+def test_the_url_may_be_in_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("ATPROTO_OAUTH_STORE_URL", raising=False)
+    (tmp_path / "url").write_text(f"sqlite:///{tmp_path}/store.db\n", encoding="utf-8")
+    monkeypatch.setenv("ATPROTO_OAUTH_STORE_URL_FILE", str(tmp_path / "url"))
+
+    assert main(["db", "upgrade"]) == OK
+    assert (tmp_path / "store.db").exists()
+
+
+def test_an_unreachable_server_is_one_sentence(output: pytest.CaptureFixture[str]) -> None:
+    for url in ("postgresql://u:hunter2@127.0.0.1:1/d", "mariadb://u:hunter2@127.0.0.1:1/d"):
+        assert main(["db", "check", "--url", url]) == FAILED
+        error = output.readouterr().err
+        assert "check that it runs" in error
+        assert error.count("\n") == 1
+        assert "hunter2" not in error
+
+
 def test_a_url_on_the_command_line_comes_first(
     url: str, tmp_path: Path, output: pytest.CaptureFixture[str]
 ) -> None:

@@ -71,14 +71,14 @@ class App:
         config.attributes["way"] = way
         return config
 
-    def revise(self, way: str, **more: str) -> str:
+    def revise(self, way: str, *, head: str = "head") -> str:
         """Let Alembic write a revision and return its text."""
         made = command.revision(
             self.config(way),
             message="app",
             autogenerate=True,
             version_path=str(self.versions),
-            **more,
+            head=head,
         )
         assert made is not None
         assert not isinstance(made, list)

@@ -140,6 +140,7 @@ asyncio.run(use())
 """
 
 
+@pytest.mark.slow
 def test_sixteen_replicas_that_start_together_all_start(url: str) -> None:
     environ = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     # Four processes, and twelve event loops in threads of this one.
@@ -214,6 +215,17 @@ def test_a_schema_is_made_and_kept_to(postgresql: Server) -> None:
         )
 
     assert on(url, make) == ([], SCHEMA_HEAD, set())
+
+
+def test_the_printed_sql_makes_the_schema(postgresql: Server) -> None:
+    name = postgresql.create_database()
+    out = StringIO()
+    sql("postgresql", out, schema="auth")
+
+    postgresql.run(out.getvalue(), name)
+
+    found = on(postgresql.url(name), lambda c: (current(c, schema="auth"), names(c)))
+    assert found == (SCHEMA_HEAD, set())
 
 
 @pytest.mark.parametrize("driver", ["asyncpg"])

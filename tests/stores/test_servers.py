@@ -302,6 +302,7 @@ async def commit_without_an_answer(store: SQLStore, proxy: Proxy) -> None:
         proxy.flow()
 
 
+@pytest.mark.slow
 async def test_a_server_that_falls_silent_is_given_up(
     place: Place, store: SQLStore, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
