@@ -89,6 +89,17 @@ class AccountConformance(ConformanceBase):
         assert await store.detach("none", "two") == 0
         assert await active_id(store, "2") == "two"
 
+    async def test_the_active_session_stays_when_another_leaves(self, store: Store) -> None:
+        """Even where a third was seen later."""
+        for id_ in ("later", "leaving", "active"):
+            await store.create_session(session(id_), browser=browser(cookie=id_))
+        await self.advance(store, 20)
+        await store.touch("browser", "later")
+
+        assert await store.detach("browser", "leaving") == 2
+
+        assert await active_id(store, "active") == "active"
+
     async def test_sessions_that_leave_together_leave_the_rest(
         self, store: Store, second_store: Store
     ) -> None:
