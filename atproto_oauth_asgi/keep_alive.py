@@ -12,7 +12,6 @@ from atproto_oauth_asgi.refresh import Refresher
 from atproto_oauth_asgi.refresh_timing import RefreshTiming, milliseconds
 from atproto_oauth_asgi.sessions import Sessions
 from atproto_oauth_asgi.store import SessionFilter, SessionRecord, Store
-from atproto_oauth_asgi.tasks import Tasks
 
 log = logging.getLogger(__name__)
 
@@ -42,13 +41,11 @@ class KeepAlive:
         sessions: Sessions,
         refresher: Refresher,
         timing: RefreshTiming,
-        tasks: Tasks,
     ) -> None:
         self._store = store
         self._sessions = sessions
         self._refresher = refresher
         self._timing = timing
-        self._tasks = tasks
         # Ids are random, so workers that start together begin at different places. A round goes
         # on where the last one stopped: sessions that cannot be refreshed never block the rest.
         self._after: str | None = secrets.token_urlsafe(16)
@@ -103,8 +100,6 @@ class KeepAlive:
             or live.flight is not None
             or not live.allowed
             or live.tokens.refresh_token is None
-            # The process is going: nothing new is begun.
-            or self._tasks.closing.is_set()
         ):
             return False
         task = self._refresher.start(live).task

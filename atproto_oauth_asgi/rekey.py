@@ -114,7 +114,7 @@ async def _reseal(store: Store, vault: Vault, found: SessionRecord, tally: Tally
             tally.broken[record.id] = exc.key_id
             return
         # `sealed_key` alone would not do: it tells of the tokens only.
-        if sealed_with(record) == {vault.key_id} and record.sealed_key == vault.key_id:
+        if not (sealed_with(record) | {record.sealed_key}) - {vault.key_id}:
             return
         owner = Owner.of(record)
         if await store.reseal(

@@ -82,13 +82,7 @@ class Runtime:
         )
         self.upkeep = Upkeep(refresher=refresher, store=store, timing=timing)
         self.keep_alive = (
-            KeepAlive(
-                store=store,
-                sessions=self.sessions,
-                refresher=refresher,
-                timing=timing,
-                tasks=self.tasks,
-            )
+            KeepAlive(store=store, sessions=self.sessions, refresher=refresher, timing=timing)
             if keep_alive
             else None
         )

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import asyncio
+import logging
+
 import pytest
 
 from atproto_oauth_asgi import housekeeping
+from atproto_oauth_asgi.errors import StoreUnavailable
 from atproto_oauth_asgi.store import OneTime
 from atproto_oauth_asgi_stores.memory import MemoryStore
 
@@ -27,6 +31,35 @@ async def test_a_sweep_clears_away_all_that_is_over_in_batches(
     now += 2_000
     monkeypatch.setattr(housekeeping, "BATCH", 10)
 
+    monkeypatch.setattr(housekeeping, "PAUSE", 0.0)
+
     assert await housekeeping.sweep(store) == 22
     assert await housekeeping.sweep(store) == 0
     assert await store.consume(bytes([24]), kind="login") is not None
+
+
+@pytest.mark.parametrize("trouble", [StoreUnavailable("away"), ZeroDivisionError()])
+async def test_trouble_does_not_end_the_sweeping(
+    trouble: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    swept = asyncio.Event()
+
+    class Troubled(MemoryStore):
+        times = 0
+
+        async def purge_expired(self, limit: int, /) -> int:
+            self.times += 1
+            if self.times == 1:
+                raise trouble
+            swept.set()
+            return 0
+
+    monkeypatch.setattr(housekeeping, "EVERY", 0.001)
+    caplog.set_level(logging.WARNING)
+    task = asyncio.create_task(housekeeping.housekeeping(Troubled()))
+    async with asyncio.timeout(10):
+        await swept.wait()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+    assert caplog.messages == ["store.not_swept"]

@@ -16,7 +16,7 @@ from atproto_oauth_asgi.operator_cli import add_rekey
 from atproto_oauth_asgi.operator_revoke import revoke
 from atproto_oauth_asgi.plugins import open_store
 from atproto_oauth_asgi.sealing import KeyRing
-from atproto_oauth_asgi.store import OneTime, SessionFilter, SessionRecord
+from atproto_oauth_asgi.store import EndedReason, OneTime, SessionFilter, SessionRecord
 from atproto_oauth_asgi.testing import Network
 from tests.app.faulty_store import FaultyStore
 from tests.app.world import World, world
@@ -230,22 +230,25 @@ async def test_a_server_that_is_away_is_told_and_the_session_is_over() -> None:
 
 async def test_the_tokens_that_another_worker_got_meanwhile_are_the_ones_revoked() -> None:
     class Refreshing(FaultyStore):
-        async def end_session(self, session_id: str, reason: object, /, **what: object) -> bool:
-            if not refreshed:
-                refreshed.append(session_id)
+        async def end_session(
+            self, session_id: str, reason: EndedReason, /, *, version: int | None = None
+        ) -> bool:
+            if not tried:
                 self.allow_refresh()
                 network.expire_access_tokens()
                 assert (await worker.browser.get("/me")).status_code == 200
-            return await super().end_session(session_id, "by_operator", version=what["version"])  # type: ignore[arg-type]
+            tried.append(version)
+            return await super().end_session(session_id, reason, version=version)
 
-    refreshed: list[str] = []
+    tried: list[int | None] = []
     store, network = Refreshing(), Network()
     async with world(network, store=store) as worker, world(network, store=store) as operator:
         await worker.login()
         (row,) = store.sessions
 
         assert (await revoke(operator.oauth, row.id)).confirmed
-        assert (row.version, row.status) == (2, "ended")
+        assert (row.version, row.ended_reason) == (2, "by_operator")
+        assert tried == [1, 2]
         assert not network.sessions()
 
 

@@ -40,7 +40,9 @@ async def rows(store: FaultyStore) -> list[SessionRecord]:
 
 
 async def sealed_by(store: FaultyStore) -> set[str]:
-    return set().union(*(sealed_with(row) | {row.sealed_key or ""} for row in await rows(store)))
+    return {
+        key_id for row in await rows(store) for key_id in (*sealed_with(row), row.sealed_key or "")
+    }
 
 
 async def signed_in(here: World, cookie: str) -> bool:
