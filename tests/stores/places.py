@@ -1,0 +1,64 @@
+"""Migrated databases on servers, and drivers to reach them with."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import cast
+
+import pytest
+import sqlalchemy as sa
+
+from atproto_oauth_asgi_migrations import upgrade
+from atproto_oauth_asgi_migrations.run import on_url
+from atproto_oauth_asgi_stores import SQLStore
+from tests.databases import Server
+from tests.proxy import Proxy
+
+
+@dataclass(frozen=True)
+class Place:
+    """A migrated database on a server, and a driver to reach it with."""
+
+    server: Server
+    driver: str
+    name: str
+
+    @property
+    def url(self) -> str:
+        return self.server.url(self.name, self.driver)
+
+    @property
+    def postgresql(self) -> bool:
+        return self.driver in {"psycopg", "asyncpg"}
+
+    def through(self, proxy: Proxy) -> str:
+        return self.url.replace(f":{self.server.port}/", f":{proxy.port}/")
+
+    def as_user(self, user: str, password: str) -> str:
+        return re.sub("//[a-z]+@", f"//{user}:{password}@", self.url)
+
+
+@pytest.fixture(scope="module", params=["psycopg", "asyncpg", "asyncmy"])
+def place(request: pytest.FixtureRequest) -> Place:
+    driver: str = request.param
+    name = "mariadb" if driver == "asyncmy" else "postgresql"
+    server = cast("Server", request.getfixturevalue(name))
+    made = Place(server, driver, server.create_database())
+    asyncio.run(on_url(made.url, upgrade))
+    return made
+
+
+async def empty(store: SQLStore) -> None:
+    for table in reversed(store.tables.metadata.sorted_tables):
+        await store.change(sa.delete(table))
+
+
+@pytest.fixture
+async def store(place: Place) -> AsyncGenerator[SQLStore]:
+    store = SQLStore(place.url)
+    await empty(store)
+    yield store
+    await store.aclose()
