@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Generator
 from pathlib import Path
 
-import psycopg
 import pytest
 
 from tests.rings import require_tool, skip_ring
@@ -158,15 +157,20 @@ class PostgreSQL(Server):
         self.stop(signal.SIGQUIT)
 
     def ready(self) -> bool:
+        from psycopg import OperationalError
+
         try:
             self.run("SELECT 1")
-        except psycopg.OperationalError:
+        except OperationalError:
             return False
         return True
 
     def run(self, sql: str, database: str | None = None) -> None:
+        # Only here: every run of any test reads this file.
+        from psycopg import connect
+
         where = self.url(database or "postgres")
-        with psycopg.connect(where, autocommit=True, connect_timeout=5) as connection:
+        with connect(where, autocommit=True, connect_timeout=5) as connection:
             connection.execute(sql.encode())
 
     def url(self, database: str, driver: str = "") -> str:
