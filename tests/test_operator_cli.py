@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import argparse
 import asyncio
 import base64
 from collections.abc import AsyncGenerator
@@ -12,7 +11,6 @@ import pytest
 from atproto_oauth_asgi import housekeeping
 from atproto_oauth_asgi.cli import FAILED, OK, USAGE, main
 from atproto_oauth_asgi.keys import ClientKeys, generate_client_keys
-from atproto_oauth_asgi.operator_cli import add_rekey
 from atproto_oauth_asgi.operator_revoke import revoke
 from atproto_oauth_asgi.plugins import open_store
 from atproto_oauth_asgi.sealing import KeyRing
@@ -48,20 +46,10 @@ class Program:
 
     async def __call__(self, *words: str) -> tuple[int, str, str]:
         self._capsys.readouterr()
-        status = await asyncio.to_thread(self._run, list(words))
+        status = await asyncio.to_thread(main, list(words))
         shown = self._capsys.readouterr()
         self.said += shown.out + shown.err
         return status, shown.out, shown.err
-
-    @staticmethod
-    def _run(words: list[str]) -> int:
-        if words != ["rekey"]:
-            return main(words)
-        parser = argparse.ArgumentParser()
-        add_rekey(parser.add_subparsers())
-        parsed = parser.parse_args(words)
-        status: int = parsed.run(parsed)
-        return status
 
 
 @pytest.fixture
@@ -327,7 +315,7 @@ async def test_a_rekey_counts_what_it_did_and_tells_no_secret(
     monkeypatch.setenv("ATPROTO_OAUTH_SECRET_KEYS", f"{text_of(NEW)},{text_of(OLD)}")
     network = Network()
     async with signed_in(url, "alice.test", "bob.test", network=network):
-        status, out, err = await program("rekey")
+        status, out, err = await program("db", "rekey")
 
     assert (status, err) == (OK, "")
     assert f"2 sessions; 2 were sealed anew with the key {new_id}.\n" in out
@@ -346,7 +334,7 @@ async def test_a_rekey_names_what_it_could_not_open_and_fails(
         pass
     (before,) = await rows(url)
 
-    status, out, err = await program("rekey")
+    status, out, err = await program("db", "rekey")
 
     assert status == FAILED
     assert "may be taken away" not in out
@@ -357,7 +345,7 @@ async def test_a_rekey_names_what_it_could_not_open_and_fails(
 
 
 async def test_a_rekey_without_keys_is_wrong_use(url: str, program: Program) -> None:
-    status, _, err = await program("rekey")
+    status, _, err = await program("db", "rekey")
 
     assert status == USAGE
     assert "ATPROTO_OAUTH_SECRET_KEYS" in err

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from atproto_oauth_asgi.cli import FAILED, OK, USAGE, Subparsers, fail
 from atproto_oauth_asgi.environment import VARIABLE_PREFIX, read_environment
 from atproto_oauth_asgi.errors import SchemaOutOfDate
+from atproto_oauth_asgi.operator_cli import add_rekey
 from atproto_oauth_asgi_migrations.run import (
     DIALECTS,
     current,
@@ -50,6 +51,7 @@ def add_commands(commands: Subparsers, /) -> None:
             action.add_argument("revision", help="such as aoa_0001, or base")
         _add_place(action)
         action.set_defaults(run=_runner(work))
+    add_rekey(actions)
     action = actions.add_parser("sql", help="print the SQL of an upgrade, for others to run")
     action.add_argument("--dialect", choices=DIALECTS, help="default: that of the store's URL")
     action.add_argument("--from", dest="start", help="the revision that the tables are at")
