@@ -40,9 +40,9 @@ from atproto_oauth_asgi.routes import Routes
 from atproto_oauth_asgi.runtime import Runtime
 from atproto_oauth_asgi.scopes import covers, tokens
 from atproto_oauth_asgi.session import OAuthSession
-from atproto_oauth_asgi.sessions import ACCOUNTS, Account, cookie_hash
+from atproto_oauth_asgi.sessions import Account, cookie_hash
 from atproto_oauth_asgi.settings import Settings
-from atproto_oauth_asgi.store import SessionFilter, SessionRecord, Store
+from atproto_oauth_asgi.store import Store
 from atproto_oauth_asgi.vault import Vault
 
 log = logging.getLogger(__name__)
@@ -364,20 +364,6 @@ class ATProtoOAuth:
             raise NoSession(msg)
         runtime.sessions.forget_cookie(cookie)
 
-    async def _active_sessions(self, did: str) -> list[SessionRecord]:
-        """Return the active sessions of an account, the newest login first."""
-        found: list[SessionRecord] = []
-        # More devices than this has nobody; the bound is for a store that repeats itself.
-        for _ in range(20):
-            after = found[-1].id if found else None
-            page = await self.core.store.list_sessions(
-                SessionFilter(did=did, status="active"), after=after, limit=ACCOUNTS
-            )
-            found += page
-            if len(page) < ACCOUNTS:
-                break
-        return sorted(found, key=lambda one: one.created_ago_ms)
-
     @asynccontextmanager
     async def session_for(
         self, did: str, *, scopes: str | Iterable[str] = ()
@@ -398,7 +384,7 @@ class ATProtoOAuth:
         # Without lifespan, requests of this loop use its connections: not this job's to close.
         borrowed = runtime.opened and not runtime.owners
         async with nullcontext() if borrowed else self:
-            for record in await self._active_sessions(did):
+            for record in await runtime.sessions.of_account(did):
                 live = runtime.sessions.usable(record)
                 if live is not None and covers(live.scope, scopes):
                     break

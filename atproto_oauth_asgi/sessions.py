@@ -149,6 +149,25 @@ class Sessions:
         _remember(self._recent, record.id, live)
         return live
 
+    async def of_account(self, did: str) -> list[SessionRecord]:
+        """Return the active sessions of an account, the newest login first.
+
+        Raises:
+            StoreUnavailable: nobody can say.
+        """
+        found: list[SessionRecord] = []
+        # More devices than this has nobody; the bound is for a store that repeats itself.
+        for _ in range(20):
+            page = await self._store.list_sessions(
+                SessionFilter(did=did, status="active"),
+                after=found[-1].id if found else None,
+                limit=ACCOUNTS,
+            )
+            found += page
+            if len(page) < ACCOUNTS:
+                break
+        return sorted(found, key=lambda one: one.created_ago_ms)
+
     def keep(self, live: LiveSession) -> None:
         """Keep in mind the session of a login that has just finished."""
         self._live[live.id] = live
