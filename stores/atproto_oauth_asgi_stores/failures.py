@@ -64,7 +64,7 @@ _MENDS = {code: mend for codes, mend in _CODES.items() for code in codes}
 #: MariaDB's of the former.
 _LOST_RACE = frozenset({"40001", "40P01", "1213", "1020"})
 #: Drivers whose errors SQLAlchemy lets through while they connect.
-_DRIVERS = ("aiomysql", "asyncmy", "asyncpg", "psycopg", "pymysql")
+_DRIVERS = ("asyncmy", "asyncpg", "psycopg")
 
 
 @contextmanager

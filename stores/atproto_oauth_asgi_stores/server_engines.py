@@ -33,7 +33,6 @@ _ARGUMENTS: Mapping[str, Mapping[str, object]] = {
     },
     "asyncpg": {"timeout": CONNECT_TIMEOUT},
     "asyncmy": {"connect_timeout": CONNECT_TIMEOUT},
-    "aiomysql": {"connect_timeout": CONNECT_TIMEOUT},
 }
 
 # A process that stops in the middle of a transaction must not keep its locks for ever. Set by a

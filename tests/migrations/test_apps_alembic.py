@@ -102,7 +102,7 @@ def app(request: pytest.FixtureRequest, tmp_path: Path) -> App:
         url = f"sqlite:///{tmp_path}/app.db"
         return App(folder, url, url, None)
     server: Server = request.getfixturevalue("postgresql")
-    name = server.create_database()
+    name = server.fresh_database()
     schema = "auth" if "schema" in request.param else None
     if schema:
         server.run("CREATE SCHEMA auth", name)

@@ -42,7 +42,7 @@ def server(request: pytest.FixtureRequest) -> Server:
 
 @pytest.fixture
 def url(server: Server) -> str:
-    return server.url(server.create_database())
+    return server.url(server.fresh_database())
 
 
 def on(url: str, work: Callable[[sa.Connection], Result]) -> Result:
@@ -204,7 +204,7 @@ def test_whoever_waits_too_long_for_another_migration_is_told(
 
 
 def test_a_schema_is_made_and_kept_to(postgresql: Server) -> None:
-    url = postgresql.url(postgresql.create_database())
+    url = postgresql.url(postgresql.fresh_database())
 
     def make(connection: sa.Connection) -> tuple[list[str], str | None, set[str]]:
         upgrade(connection, schema="auth")
@@ -218,7 +218,7 @@ def test_a_schema_is_made_and_kept_to(postgresql: Server) -> None:
 
 
 def test_the_printed_sql_makes_the_schema(postgresql: Server) -> None:
-    name = postgresql.create_database()
+    name = postgresql.fresh_database()
     out = StringIO()
     sql("postgresql", out, schema="auth")
 
@@ -230,7 +230,7 @@ def test_the_printed_sql_makes_the_schema(postgresql: Server) -> None:
 
 @pytest.mark.parametrize("driver", ["asyncpg"])
 def test_another_driver_migrates_as_well(postgresql: Server, driver: str) -> None:
-    url = postgresql.url(postgresql.create_database(), driver)
+    url = postgresql.url(postgresql.fresh_database(), driver)
 
     on(url, upgrade)
 

@@ -54,7 +54,7 @@ async def test_what_is_wrong_with_a_url_is_told(place: Place) -> None:
 
 
 async def test_missing_tables_name_the_command(place: Place) -> None:
-    url = place.server.url(place.server.create_database(), place.driver)
+    url = place.server.url(place.server.fresh_database(), place.driver)
 
     with pytest.raises(SchemaOutOfDate, match="atproto-oauth-asgi db upgrade"):
         await open_at(url)

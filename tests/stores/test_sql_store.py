@@ -48,7 +48,7 @@ def with_driver(url: str, driver: str) -> str:
         ("postgres+asyncpg://u:p@h/d", "postgresql+asyncpg://u:p@h/d"),
         ("postgresql+asyncpg://u:p@h/d", "postgresql+asyncpg://u:p@h/d"),
         ("mysql://u:p@h/d", "mysql+asyncmy://u:p@h/d"),
-        ("mysql+aiomysql://u:p@h/d", "mysql+aiomysql://u:p@h/d"),
+        ("mysql+other://u:p@h/d", "mysql+other://u:p@h/d"),
         ("mariadb://u:p@h/d", "mariadb+asyncmy://u:p@h/d"),
         ("sqlite:///d", "sqlite+aiosqlite:///d"),
         (
@@ -89,7 +89,7 @@ def test_every_scheme_has_its_door(scheme: str) -> None:
 
 @pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
 async def test_tables_in_a_schema_are_found_there(postgresql: Server, driver: str) -> None:
-    name = postgresql.create_database()
+    name = postgresql.fresh_database()
     plain = postgresql.url(name, driver)
     url = f"{plain}?schema=auth%20stuff"
     with pytest.raises(SchemaOutOfDate):
@@ -217,7 +217,7 @@ def test_a_loop_closed_without_shutdown_keeps_no_connection(
 async def test_the_check_may_be_left_to_an_app_with_revisions_of_its_own(
     postgresql: Server,
 ) -> None:
-    store = SQLStore(postgresql.url(postgresql.create_database()), check_schema=False)
+    store = SQLStore(postgresql.url(postgresql.fresh_database()), check_schema=False)
 
     await store.open()
     await store.check()
