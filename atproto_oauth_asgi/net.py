@@ -36,6 +36,9 @@ _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 # httpx takes longer for every request the more idle connections its pool holds.
 _MAX_IDLE = 20
+# Less than the 5 s after which uvicorn and Node close an idle connection: a request that meets the
+# closing gets no answer, and nobody knows whether it was processed.
+_IDLE_SECONDS = 4.0
 _MAX_CONNECTIONS = 500
 # An answer of single bytes, each a chunk of its own, would cost seconds of processor time.
 _MAX_PARTS = 2048
@@ -64,14 +67,14 @@ class Net:
         self._resolver = Resolver(self.policy)
         self._guard = Guard(self.policy, self._resolver)
         self._apps = AppCaller(self.policy.apps)
-        self._reads = self._transport(max_idle=_MAX_IDLE, idle_seconds=15.0)
+        self._reads = self._transport(max_idle=_MAX_IDLE, idle_seconds=_IDLE_SECONDS)
         self._posts = self._transport(max_idle=_MAX_IDLE, idle_seconds=idle_seconds)
         self._single_posts = self._transport(max_idle=0, idle_seconds=0.0)
         #: For PDS calls, with streaming: no redirects, no cookies (the jar would be shared by all
         #: accounts), no environment proxies, answers not compressed unless a request asks for it.
         #: Raises `AddressRefused`, `Unreachable` and `BadAnswer` in the place of httpx's errors.
         self.client = httpx.AsyncClient(
-            transport=self._transport(max_idle=_MAX_IDLE, idle_seconds=5.0),
+            transport=self._transport(max_idle=_MAX_IDLE, idle_seconds=_IDLE_SECONDS),
             headers=dict(_HEADERS),
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
             timeout=_CLIENT_TIMEOUT,
