@@ -90,6 +90,9 @@ class Judge:
 
     def _look_at_lost(self, row: SessionRecord, grant: Grant, rotation: Rotation) -> None:
         excuse = self._excuse(row, rotation)
+        if excuse is None and row.ended_reason == "logout":
+            # Whoever holds new tokens of a session that was left meanwhile revokes them.
+            excuse = "left meanwhile"
         if excuse is None:
             self._object(row, "lost a rotation whose worker was left in peace")
         else:
