@@ -11,7 +11,7 @@ import pytest
 
 def all_rings_required() -> bool:
     """Tell whether a missing tool is a failure, as it is under `.ci/run`."""
-    return os.environ.get("ATPROTO_OAUTH_REQUIRE_RINGS") == "1"
+    return os.environ.get("REQUIRE_ALL_RINGS") == "1"
 
 
 def skip_ring(name: str, install: str) -> NoReturn:

@@ -36,7 +36,7 @@ STALE = "UPDATE atproto_oauth_session SET access_expires = 1, refresh_after = 1"
 
 
 def rounds(least: int) -> int:
-    return int(os.environ.get("ATPROTO_OAUTH_ROUNDS", least))
+    return int(os.environ.get("PROCESS_ROUNDS", least))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
