@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+from typing import Any
+
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -17,6 +20,18 @@ from atproto_oauth_asgi_stores.sessions import Sessions
 
 #: Rows dealt with by one purge at most, whatever is asked: databases limit a statement's length.
 PURGE_LIMIT = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """One kind of row that a purge deals with."""
+
+    key: sa.Column[Any]
+    #: What the row's end is told by; `kept` milliseconds later it is over.
+    time: sa.Column[int]
+    write: sa.Delete | sa.Update
+    kept: int = 0
+    only: sa.ColumnElement[bool] = field(default_factory=sa.true)
 
 
 def open_sql(url: str, /) -> SQLStore:
@@ -56,26 +71,37 @@ class SQLStore(OneTimes, Sessions, Refreshes):
 
     async def _purge(self, connection: AsyncConnection, limit: int) -> int:
         thing, browser, session = self.tables.one_time, self.tables.browser, self.tables.session
-        unended = session.c.status.in_(("active", "reauth_required"))
-        steps: tuple[tuple[sa.Column[object], sa.ColumnElement[bool], sa.Delete | sa.Update], ...]
         steps = (
-            (thing.c.key_hash, thing.c.expires <= now_ms(), sa.delete(thing)),
-            (browser.c.id, browser.c.expires <= now_ms(), sa.delete(browser)),
-            (
-                session.c.id,
-                sa.and_(unended, session.c.expires <= now_ms()),
-                ending(self.tables, "expired"),
+            _Step(thing.c.key_hash, thing.c.expires, sa.delete(thing)),
+            _Step(browser.c.id, browser.c.expires, sa.delete(browser)),
+            # One status after the other: of each, an index has the rows in the order of their end.
+            *(
+                _Step(
+                    session.c.id,
+                    session.c.expires,
+                    ending(self.tables, "expired"),
+                    only=session.c.status == status,
+                )
+                for status in ("active", "reauth_required")
             ),
-            (session.c.id, session.c.ended_at <= now_ms() - ENDED_KEPT_MS, sa.delete(session)),
+            _Step(session.c.id, session.c.ended_at, sa.delete(session), kept=ENDED_KEPT_MS),
         )
+        # PostgreSQL looks no time up in an index that it reads anew for each row.
+        now = (await connection.execute(sa.select(now_ms()))).scalar_one()
         left = limit
-        for key, over, write in steps:
+        for step in steps:
+            key = step.key
+            found = await connection.scalars(
+                sa.select(key)
+                .where(step.only, step.time <= now - step.kept)
+                .order_by(step.time)
+                .limit(left)
+            )
             # Named one by one and in order: no database lacks it, and workers meet rarely.
-            keys = (
-                await connection.scalars(sa.select(key).where(over).order_by(key).limit(left))
-            ).all()
+            keys = sorted(found)
             if keys:
-                left -= await changed(connection, write.where(key.in_(keys), over))
+                still = step.time <= now_ms() - step.kept
+                left -= await changed(connection, step.write.where(key.in_(keys), step.only, still))
             if keys and key is browser.c.id:
                 # What the foreign key does too, but not on every engine that we are given.
                 gone = ~sa.exists().where(browser.c.id == session.c.browser_id)
