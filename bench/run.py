@@ -27,19 +27,20 @@ SLOW: Mapping[str, str] = {
 class Case(Protocol):
     """What each module of a case has."""
 
-    async def measure(self, *, rounds: int) -> Sequence[object]:
+    async def measure(self, *, rounds: int, **size: int) -> Sequence[object]:
         """Return figures, which print as lines."""
         ...
 
 
-async def main(names: Sequence[str], *, rounds: int) -> None:
+async def main(names: Sequence[str], *, rounds: int, rows: int = 1_000_000) -> None:
     """Measure and print cases; by default the quick ones."""
     titles = {**QUICK, **SLOW}
     for name in names or QUICK:
         print(titles[name], flush=True)
         # A case imports what only it needs.
         case = cast("Case", importlib.import_module(f"bench.{name}"))
-        for figure in await case.measure(rounds=rounds):
+        size = {"rows": rows} if name == "rows" else {}
+        for figure in await case.measure(rounds=rounds, **size):
             print(figure, flush=True)
     if not names:
         print(f"Not run, name them to: {', '.join(SLOW)}")
@@ -49,8 +50,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("cases", nargs="*", metavar="case", help=", ".join([*QUICK, *SLOW]))
     parser.add_argument("--rounds", type=int, default=25, help="medians are over these")
+    parser.add_argument("--rows", type=int, default=1_000_000, help="many, for the case rows")
     given = parser.parse_args()
     unknown = set(given.cases) - {*QUICK, *SLOW}
     if unknown:
         parser.error(f"there is no case {', '.join(sorted(unknown))}")
-    asyncio.run(main(given.cases, rounds=given.rounds))
+    asyncio.run(main(given.cases, rounds=given.rounds, rows=given.rows))
