@@ -1,9 +1,9 @@
-# A thin face over dev.py, which works on every system: python dev.py demo|test|check|bench
+# A thin face over dev.py, which works on every system: python dev.py demo|test|check|bench|spec
 # Arguments: make test ARGS="-k dpop -x"
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python; do \
 	"$$python" -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& { echo "$$python"; exit; }; done; echo python3)
 
-.PHONY: demo test check bench
-demo test check bench:
+.PHONY: demo test check bench spec
+demo test check bench spec:
 	@$(PYTHON) dev.py $@ $(ARGS)

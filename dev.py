@@ -1,4 +1,4 @@
-"""Run the project: `python dev.py demo|test|check|bench [arguments]`.
+"""Run the project: `python dev.py demo|test|check|bench|spec [arguments]`.
 
 Needs nothing but Python >= 3.11; makes `.venv` from requirements pinned with hashes.
 """
@@ -174,8 +174,14 @@ def main(arguments: list[str]) -> None:
     elif command == "bench":
         make_venv("dev")
         become([str(PYTHON), "bench/run.py", *rest])
+    elif command == "spec":
+        make_venv("dev")
+        become([str(PYTHON), "-m", "tests.spec.report", *rest])
     else:
-        sys.exit("usage: python dev.py demo|test|check|bench [arguments for demo, test or bench]")
+        sys.exit(
+            "usage: python dev.py demo|test|check|bench|spec"
+            " [arguments for demo, test or bench; rules for spec]"
+        )
 
 
 if __name__ == "__main__":

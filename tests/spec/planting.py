@@ -1,0 +1,188 @@
+"""Plant faults, each in a process of its own, and see whether a test of its rule fails.
+
+`python -m tests.spec.planting NAME …` prints one JSON object for each fault, in any order, and a
+last one, named "", for the control: whatever failed under a fault has to pass without one.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from types import CodeType, ModuleType
+
+import pytest
+
+from tests.spec.marks import Only
+from tests.spec.rules import FAULTS, ROOT, Fault, module_name
+
+#: What the tests import from elsewhere: loaded once, before the processes are forked. Nothing of
+#: this project may be among it.
+_THEIRS = (
+    "aiosqlite",
+    "anyio",
+    "cryptography.hazmat.primitives.asymmetric.ec",
+    "httpx",
+    "hypothesis",
+    "joserfc.jwt",
+    "sqlalchemy.ext.asyncio",
+    "starlette.testclient",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one fault did: which tests failed for it, or why it could not be tried."""
+
+    name: str
+    failed: list[str] = field(default_factory=list[str])
+    ran: int = 0
+    trouble: str = ""
+
+    @property
+    def caught(self) -> bool:
+        return bool(self.failed) and not self.trouble
+
+
+class _Planted(importlib.machinery.SourceFileLoader):
+    """Loads one module with a changed source, whatever bytecode lies about."""
+
+    def __init__(self, name: str, path: str, source: str) -> None:
+        super().__init__(name, path)
+        self._source = source
+
+    def get_code(self, fullname: str) -> CodeType:
+        return compile(self._source, self.get_filename(fullname), "exec", dont_inherit=True)
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    def __init__(self, fault: Fault) -> None:
+        path, self._source = fault.change()
+        self._path, self._name = str(path), module_name(path)
+        self.loaded = False
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        del path, target
+        if fullname != self._name:
+            return None
+        self.loaded = True
+        loader = _Planted(fullname, self._path, self._source)
+        return importlib.util.spec_from_file_location(fullname, self._path, loader=loader)
+
+
+def _run(only: Only, files: Iterable[str], *, stop: bool) -> int:
+    options = ["-q", "--no-header", "-p", "no:randomly", "-p", "no:cacheprovider"]
+    # What was loaded before the fork is nothing that assertions are rewritten in.
+    options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
+    if stop:
+        options += ["-x", "-o", "timeout=20"]
+    return int(pytest.main([*options, *files], plugins=[only]))
+
+
+def files_of(rule: str, under: str) -> list[str]:
+    """Return the test files that may carry a rule."""
+    place = ROOT / under
+    paths = [place] if place.is_file() else sorted(place.rglob("*.py"))
+    return [
+        str(path.relative_to(ROOT))
+        for path in paths
+        if f'"{rule}"' in path.read_text(encoding="utf-8") and path.name.startswith("test_")
+    ]
+
+
+def _try(fault: Fault) -> Outcome:
+    try:
+        finder = _Finder(fault)
+    except LookupError as exc:
+        return Outcome(fault.name, trouble=str(exc))
+    files = files_of(fault.rule, fault.tests)
+    if not files:
+        return Outcome(fault.name, trouble=f"no test in {fault.tests} carries {fault.rule}")
+    sys.meta_path.insert(0, finder)
+    only = Only(rule=fault.rule)
+    status = _run(only, files, stop=True)
+    if not finder.loaded:
+        return Outcome(fault.name, trouble="the tests do not import what was changed")
+    if status not in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}:
+        return Outcome(fault.name, trouble=f"pytest ended with {pytest.ExitCode(status).name}")
+    return Outcome(fault.name, failed=only.failed, ran=only.ran)
+
+
+def _control(names: frozenset[str]) -> Outcome:
+    only = Only(names=names)
+    _run(only, sorted({name.partition("::")[0] for name in names}), stop=False)
+    missing = len(names) - only.ran
+    trouble = f"{missing} of {len(names)} tests did not run" if missing else ""
+    return Outcome("", failed=only.failed, ran=only.ran, trouble=trouble)
+
+
+def _fork(work: Callable[[], Outcome], log: Path) -> int:
+    """Do the work in a process of its own, which notes its outcome beside its log."""
+    pid = os.fork()
+    if pid:
+        return pid
+    with log.open("wb") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+        try:
+            outcome = work()
+            log.with_suffix(".json").write_text(json.dumps(asdict(outcome)), encoding="utf-8")
+            sys.stdout.flush()
+        finally:
+            # Nothing of the parent's may run at the end of a fork.
+            os._exit(0)
+
+
+def _read(name: str, log: Path) -> Outcome:
+    try:
+        return Outcome(**json.loads(log.with_suffix(".json").read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        words = log.read_text(encoding="utf-8", errors="replace")[-2000:]
+        return Outcome(name, trouble=f"the process died: {words}")
+
+
+def plant(faults: Sequence[Fault], say: Callable[[Outcome], None], *, workers: int) -> None:
+    """Try the faults, some at a time, then the control; say each outcome as it is known."""
+    for name in _THEIRS:
+        importlib.import_module(name)
+    suspects: set[str] = set()
+    with tempfile.TemporaryDirectory(prefix="planting-") as folder:
+        waiting = list(enumerate(faults))[::-1]
+        running: dict[int, tuple[Fault, Path]] = {}
+        while waiting or running:
+            while waiting and len(running) < workers:
+                number, fault = waiting.pop()
+                log = Path(folder) / f"{number}.log"
+                running[_fork(partial(_try, fault), log)] = (fault, log)
+            fault, log = running.pop(os.waitpid(-1, 0)[0])
+            outcome = _read(fault.name, log)
+            suspects.update(outcome.failed)
+            say(outcome)
+        log = Path(folder) / "control.log"
+        os.waitpid(_fork(partial(_control, frozenset(suspects)), log), 0)
+        say(_read("", log))
+
+
+def main(names: Sequence[str]) -> None:
+    """Try the named faults, or all."""
+    chosen = [FAULTS[name] for name in names] if names else list(FAULTS.values())
+
+    def say(outcome: Outcome) -> None:
+        print(json.dumps(asdict(outcome)), flush=True)
+
+    plant(chosen, say, workers=os.cpu_count() or 1)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
