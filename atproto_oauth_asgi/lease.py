@@ -98,9 +98,9 @@ class Leases:
             ):
                 return False
             watched = watch.see(record)
-            # A lease that runs is left alone: no write until the row can be ours.
-            try_now = watched is not None or _free(record)
-            if not (try_now and watched):
+            # A lease that runs is left alone: no write until the row can be ours, then at once.
+            tried, try_now = try_now, watched is not None or _free(record)
+            if tried or not try_now:
                 await asyncio.sleep(pause)
                 pause = min(pause * 1.1, timing.poll_longest)
         return False
