@@ -134,6 +134,11 @@ def _slow_mark(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(lease, "max", lambda _a, _b: 0.0, raising=False)
 
 
+@fault("every mark is slow")
+def _all_slow(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(lease, "max", lambda a, _b: 5.1 if a > 0 else 0.0, raising=False)
+
+
 @fault("the wall clock is not asked")
 def _no_wall(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(lease, "abs", lambda _: 0.0, raising=False)

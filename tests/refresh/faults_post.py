@@ -109,6 +109,11 @@ def _chased(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(refresh, "range", lambda _: builtins.range(6), raising=False)
 
 
+@fault("a connection may be idle for long")
+def _idle_for_long(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Net.__init__, "__kwdefaults__", {"idle_seconds": 60.0})
+
+
 @fault("idle connections are used")
 def _idle(patch: pytest.MonkeyPatch) -> None:
     init: Any = Net.__init__

@@ -37,7 +37,10 @@ LIFE = 3600.0
 LOOPBACK_URL = "http://127.0.0.1:8123"
 GET_SESSION = "/xrpc/com.atproto.server.getSession"
 
-TIMING = RefreshTiming(
+#: What workers are given: the defaults, which in virtual time cost nothing.
+TIMING = RefreshTiming()
+#: For what happens in real time.
+QUICK = RefreshTiming(
     lease=0.4,
     marked_lease=2.0,
     mark_to_send=0.3,
@@ -51,6 +54,8 @@ TIMING = RefreshTiming(
     drain=0.1,
     wait=1.0,
 )
+#: Longer than the longest refresh: two token requests, and all that waits for others. Seconds.
+PATIENCE = 400.0
 
 
 async def within(seconds: float, work: Awaitable[T]) -> T:
@@ -85,18 +90,18 @@ class Worker:
         assert flight is not None, "no refresh was due"
         return flight
 
-    async def refresh(self, seconds: float = 4.0) -> Flight:
+    async def refresh(self, seconds: float = PATIENCE) -> Flight:
         """Refresh as a request would, and wait for the end of it."""
         flight = self.start()
         assert flight.task is not None
         await within(seconds, asyncio.wait({flight.task}))
         return flight
 
-    async def done(self, flight: Flight, seconds: float = 4.0) -> None:
+    async def done(self, flight: Flight, seconds: float = PATIENCE) -> None:
         assert flight.task is not None
         await within(seconds, asyncio.wait({flight.task}))
 
-    async def settled(self, seconds: float = 4.0) -> None:
+    async def settled(self, seconds: float = PATIENCE) -> None:
         async def all_done() -> None:
             while tasks := self.runtime.tasks.running():
                 await asyncio.wait(tasks)
@@ -221,7 +226,8 @@ async def fleet(*, expired: bool = True, served: bool = False) -> AsyncGenerator
 
     Args:
         expired: Whether it has run out; otherwise a refresh is merely allowed.
-        served: Whether the network is met on loopback ports, served by a thread of its own.
+        served: Whether the network is met on loopback ports, served by a thread of its own; for
+            scenarios in real time only.
     """
     clock = Clock()
     store = MemoryStore(clock=clock)
@@ -251,14 +257,15 @@ async def fleet(*, expired: bool = True, served: bool = False) -> AsyncGenerator
             made.row.refresh_after = 0
         yield made
     finally:
-        await asyncio.to_thread(network.stop)
+        if served:
+            await asyncio.to_thread(network.stop)
 
 
 @contextmanager
-def timing(**seconds: float) -> Generator[None]:
+def timing(base: RefreshTiming | None = None, **seconds: float) -> Generator[None]:
     """Change times for a block."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tests.refresh.fleet.TIMING", replace(TIMING, **seconds))
+        patch.setattr("tests.refresh.fleet.TIMING", replace(base or TIMING, **seconds))
         yield
 
 
@@ -287,4 +294,15 @@ def events(records: list[logging.LogRecord]) -> list[str]:
     return [record.getMessage() for record in records]
 
 
-__all__ = ["Fleet", "Refreshed", "Worker", "events", "fleet", "logged", "timing", "within"]
+__all__ = [
+    "PATIENCE",
+    "QUICK",
+    "Fleet",
+    "Refreshed",
+    "Worker",
+    "events",
+    "fleet",
+    "logged",
+    "timing",
+    "within",
+]

@@ -55,8 +55,8 @@ async def the_commit_writes_every_column() -> None:
         assert here.row.first_sent is None
         assert (row.attempts, row.failures) == (0, 0)
         assert row.refreshed >= started
-        assert abs(row.access_expires - started - LIFE * 1000) < 2000
-        assert abs(row.refresh_after - started - 10_000) < 2000
+        assert abs(row.access_expires - started - LIFE * 1000) <= 1
+        assert abs(row.refresh_after - started - 10_000) <= 1
         tokens = await here.tokens_in_the_row(one)
         assert tokens == one.live.tokens
         assert tokens.refresh_token == here.network.sessions("alice.test")[0].refresh_token
@@ -76,15 +76,15 @@ async def expiry_and_interval_count_from_the_moment_the_post_left() -> None:
             flight = one.start()
             await within(2, pause.arrived())
             arrived, known = here.clock(), time.monotonic()
-            await asyncio.sleep(0.4)
+            await asyncio.sleep(30)
             pause.release()
             await one.done(flight)
 
-        assert here.row.access_expires - arrived <= LIFE * 1000 + 50
-        assert here.row.refresh_after - arrived <= 10_050
+        assert abs(here.row.access_expires - arrived - LIFE * 1000) <= 1
+        assert abs(here.row.refresh_after - arrived - 10_000) <= 1
         # What the process itself believes is the same.
-        assert one.live.access_expires - known <= LIFE + 0.05
-        assert one.live.refresh_at - known <= 10.05
+        assert abs(one.live.access_expires - known - LIFE) < 0.001
+        assert abs(one.live.refresh_at - known - 10) < 0.001
 
 
 def _response(**members: object) -> TokenResponse:

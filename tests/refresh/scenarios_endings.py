@@ -4,20 +4,26 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import time
+from pathlib import Path
 
 from atproto_oauth_asgi.errors import ATProtoOAuthError, NoSession
+from atproto_oauth_asgi.refresh_timing import RefreshTiming
 from atproto_oauth_asgi.testing.web import Answer
 from tests.app.world import world
+from tests.refresh import fleet as fleets
 from tests.refresh.fleet import (
     LOOPBACK_URL,
     SECRET_KEYS,
     events,
     fleet,
     logged,
-    timing,
     within,
 )
 from tests.refresh.sentences import shows
+
+ROOT = Path(__file__).parents[2]
 
 # --- Tokens that nobody may use ---
 
@@ -82,7 +88,7 @@ async def a_changed_client_id_costs_no_session() -> None:
         assert (await one.get()).status_code == 200
 
 
-@shows("6.8.port", without=("the port is in the client id",))
+@shows("6.8.port", without=("the port is in the client id",), real_time="a served network")
 async def a_development_app_on_a_new_port_keeps_its_sessions() -> None:
     async with fleet(served=True) as here:
         other = LOOPBACK_URL.replace("8123", "9321")
@@ -132,14 +138,43 @@ async def shutdown_waits_for_the_answer_and_stores_it() -> None:
         async with here.worker() as one:
             one.start()
             await within(2, pause.arrived())
-            asyncio.get_running_loop().call_later(0.2, pause.release)
+            asyncio.get_running_loop().call_later(59, pause.release)
         assert here.row.version == 2
         assert here.row.sealed_tokens is not None
 
 
+@shows("6.9.grace", "6.5.loud", without=(
+    "a mark outlives the documented grace", "going takes longer than the grace",
+))  # fmt: skip
+async def the_documented_grace_is_enough_whatever_happens() -> None:
+    stopped = 0.0
+    with logged() as records:
+        async with fleet() as here, here.network.pause_token_endpoint("refresh_token") as pause:
+            async with here.worker() as one:
+
+                async def hangs() -> None:
+                    await asyncio.Event().wait()
+
+                one.wire.before["commit"] = hangs
+                one.start()
+                await within(2, pause.arrived())
+                # The answer comes with the last moment of its deadline, the database never.
+                asyncio.get_running_loop().call_later(60.9, pause.release)
+                stopped = time.monotonic()
+            taken = time.monotonic() - stopped
+
+    assert here.refreshes == 1
+    assert "session.lost_rotation" in events(records)
+    assert taken <= 75
+    for document in ("SECURITY.md", "README.md"):
+        said = re.findall(r"(\d+) seconds between\s+the signal", (ROOT / document).read_text())
+        assert said == [str(round(RefreshTiming().marked_lease))], document
+        assert fleets.TIMING.marked_lease <= float(said[0]), document
+
+
 @shows("6.9.said", without=("nobody says it",))
 async def an_app_without_lifespan_is_told_once() -> None:
-    with logged() as records, timing():
+    with logged() as records:
         async with world(owned=False, secret_keys=SECRET_KEYS) as here:
             await here.login()
             await here.browser.get("/who")

@@ -38,11 +38,11 @@ async def each_failure_doubles_the_pause_up_to_a_minute() -> None:
         for failures in range(1, 5):
             pause = await _fail(here, one if failures % 2 else two)
             assert here.row.failures == failures
-            assert 2**failures * 0.79 <= pause <= 2**failures * 1.2
+            assert 2**failures * 0.8 - 0.001 <= pause <= 2**failures * 1.2
         for failures in (6, 30):
             here.row.failures = failures - 1
             pause = await _fail(here, one)
-            assert 60 * 0.79 <= pause <= 60 * 1.2
+            assert 48 - 0.001 <= pause <= 72
         assert here.row.status == "active"
 
 
@@ -54,14 +54,14 @@ async def pauses_vary() -> None:
             here.row.failures = 4
             pauses.append(await _fail(here, one))
         assert max(pauses) - min(pauses) > 0.5
-        assert all(32 * 0.79 <= pause <= 32 * 1.2 for pause in pauses)
+        assert all(32 * 0.8 - 0.001 <= pause <= 32 * 1.2 for pause in pauses)
 
 
 @shows("6.7.retry-after", without=("Retry-After is ignored", "Retry-After is not capped"))
 async def a_server_may_ask_for_more_patience() -> None:
     async with fleet() as here, here.worker() as one:
-        assert 119 <= await _fail(here, one, retry_after=120) <= 120
-        assert 299 <= await _fail(here, one, retry_after=90_000) <= 300
+        assert await _fail(here, one, retry_after=120) == 120
+        assert await _fail(here, one, retry_after=90_000) == 300
         assert here.row.status == "active"
 
 
@@ -101,7 +101,7 @@ async def a_replay_after_a_lost_answer_is_called_by_its_name() -> None:
         assert (here.row.status, here.row.ended_reason) == ("ended", "lost_rotation")
         ended = [vars(one) for one in records if one.getMessage() == "session.ended"]
         assert [one["attempts"] for one in ended] == [2]
-        assert 29_000 <= ended[0]["first_sent_ago_ms"] <= 40_000
+        assert ended[0]["first_sent_ago_ms"] == 30_000
 
 
 @shows("6.7.ended", "6.7.first-reason", without=("the row is not read again",))

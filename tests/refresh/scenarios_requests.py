@@ -15,7 +15,7 @@ from atproto_oauth_asgi.errors import ATProtoOAuthError, RefreshFailed
 from atproto_oauth_asgi.refresh_timing import RefreshTiming
 from atproto_oauth_asgi.testing.web import Answer
 from tests.refresh import fleet as fleets
-from tests.refresh.fleet import GET_SESSION, Fleet, Worker, fleet, timing, within
+from tests.refresh.fleet import GET_SESSION, Fleet, Worker, fleet, within
 from tests.refresh.sentences import shows
 
 T = TypeVar("T")
@@ -24,7 +24,7 @@ BLOB = "/xrpc/com.atproto.repo.uploadBlob"
 
 async def _fails(call: Awaitable[httpx.Response]) -> RefreshFailed:
     try:
-        answer = await within(2, call)
+        answer = await within(10, call)
     except RefreshFailed as exc:
         if not exc.retryable:
             raise AssertionError("not retryable") from exc
@@ -36,7 +36,7 @@ async def _fails(call: Awaitable[httpx.Response]) -> RefreshFailed:
 
 async def _answered(call: Awaitable[httpx.Response]) -> int:
     try:
-        return (await within(4, call)).status_code
+        return (await within(100, call)).status_code
     except ATProtoOAuthError as exc:
         raise AssertionError("the call was not sent") from exc
 
@@ -89,9 +89,9 @@ async def times_are_frozen_fields_given_to_the_constructor_only() -> None:
 async def the_window_is_a_minute_or_a_fifth_of_a_short_life() -> None:
     async with fleet() as here, here.worker() as one:
         for life, window in ((3600.0, 60.0), (300.0, 60.0), (30.0, 6.0), (4.0, 0.8), (1.0, 0.2)):
-            await _lives(here, one, life=life, left=window + 0.1)
+            await _lives(here, one, life=life, left=window + 0.01)
             assert one.runtime.upkeep.begin(one.live) is None, life
-            await _lives(here, one, life=life, left=window - 0.1)
+            await _lives(here, one, life=life, left=window - 0.01)
             assert one.live.due(fleets.TIMING.window), life
 
 
@@ -99,11 +99,13 @@ async def the_window_is_a_minute_or_a_fifth_of_a_short_life() -> None:
 async def a_page_that_asks_nothing_starts_the_refresh_and_does_not_wait() -> None:
     async with fleet() as here, here.worker() as one:
         async with here.network.pause_token_endpoint("refresh_token") as pause:
-            answer = await within(0.5, one.browser.get("/who"))
+            start = time.monotonic()
+            answer = await within(100, one.browser.get("/who"))
             assert answer.json()["did"] == one.live.did
             await within(1, pause.arrived())
+            assert time.monotonic() == start
             using = one.call(one.browser.get("/me"))
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(4.9)
             assert not using.done()
             pause.release()
             assert (await within(2, using)).status_code == 200
@@ -112,16 +114,16 @@ async def a_page_that_asks_nothing_starts_the_refresh_and_does_not_wait() -> Non
 
 @shows("5.wait", "6.task", without=("requests take the refresh along", "requests wait for ever"))
 async def a_request_gives_up_waiting_and_the_refresh_goes_on() -> None:
-    with timing(wait=0.1):
-        async with fleet() as here, here.worker() as one:
-            async with here.network.pause_token_endpoint("refresh_token") as pause:
-                start = time.monotonic()
-                await _fails(one.get())
-                assert time.monotonic() - start < 0.3
-                pause.release()
-                await one.settled()
-            assert here.row.version == 2
-            assert await _answered(one.get()) == 200
+    async with fleet() as here, here.worker() as one:
+        async with here.network.pause_token_endpoint("refresh_token") as pause:
+            start = time.monotonic()
+            await _fails(one.get())
+            assert abs(time.monotonic() - start - 5) < 0.001
+            await asyncio.sleep(50)
+            pause.release()
+            await one.settled()
+        assert here.row.version == 2
+        assert await _answered(one.get()) == 200
 
 
 @shows("6.task", without=("requests take the refresh along",))
@@ -143,20 +145,19 @@ async def a_request_that_is_cancelled_takes_nothing_along() -> None:
 
 @shows("5.vain", without=("everybody waits again", "nobody waits ever again"))
 async def nobody_waits_twice_for_the_same_refresh() -> None:
-    with timing(wait=0.1):
-        async with fleet() as here, here.worker() as one:
-            async with here.network.pause_token_endpoint("refresh_token") as pause:
-                await _fails(one.get())
-                start = time.monotonic()
-                await _fails(one.get())
-                assert time.monotonic() - start < 0.05
-                pause.release()
-                await one.settled()
-            # The row changed: a next time is waited for again.
-            assert not one.live.waited_in_vain
-            here.expire()
-            await one.look_again()
-            assert await _answered(one.get()) == 200
+    async with fleet() as here, here.worker() as one:
+        async with here.network.pause_token_endpoint("refresh_token") as pause:
+            await _fails(one.get())
+            start = time.monotonic()
+            await _fails(one.get())
+            assert time.monotonic() == start
+            pause.release()
+            await one.settled()
+        # The row changed: a next time is waited for again.
+        assert not one.live.waited_in_vain
+        here.expire()
+        await one.look_again()
+        assert await _answered(one.get()) == 200
 
 
 @shows("5.backoff", without=("the backoff is not kept",))
@@ -169,7 +170,7 @@ async def during_a_backoff_calls_fail_at_once_and_the_person_stays() -> None:
         for worker in (one, two):
             start = time.monotonic()
             await _fails(worker.get())
-            assert time.monotonic() - start < 0.05
+            assert time.monotonic() == start
             answer = await worker.browser.get("/who")
             assert answer.json()["did"] == one.live.did
             assert (await worker.browser.get("/me")).status_code == 503
@@ -188,7 +189,7 @@ async def calls_in_flight_come_home_before_the_lease_is_taken() -> None:
             await within(2, pds.arrived())
             await _lives(here, one, life=3600.0, left=30.0)
             flight = one.start()
-            await asyncio.sleep(fleets.TIMING.drain / 2)
+            await asyncio.sleep(1.9)
             assert one.wire.of("acquire") == []
             pds.release()
             assert await _answered(call) == 200
@@ -201,7 +202,9 @@ async def calls_in_flight_come_home_before_the_lease_is_taken() -> None:
             call = one.call(one.get())
             await within(2, pds.arrived())
             await _lives(here, one, life=3600.0, left=30.0)
-            await one.refresh(1.5)
+            start = time.monotonic()
+            await one.refresh()
+            assert abs(time.monotonic() - start - 2) < 0.001
             pds.release()
             assert await _answered(call) == 200
 
@@ -210,11 +213,11 @@ async def calls_in_flight_come_home_before_the_lease_is_taken() -> None:
 async def a_body_that_cannot_be_sent_twice_gets_longer() -> None:
     async with fleet(expired=False) as here, here.worker() as one:
         async with here.network.hold(BLOB) as pds:
-            call = one.call(within(4, _upload(one)))
+            call = one.call(_upload(one))
             await within(2, pds.arrived())
             await _lives(here, one, life=3600.0, left=30.0)
             flight = one.start()
-            await asyncio.sleep(fleets.TIMING.drain * 3)
+            await asyncio.sleep(29)
             assert one.wire.of("acquire") == []
             pds.release()
             assert await _answered(call) == 200
@@ -224,18 +227,19 @@ async def a_body_that_cannot_be_sent_twice_gets_longer() -> None:
 
 @shows("5.air", without=("calls in the air time go out", "calls in the air time never go out"))
 async def while_a_request_is_in_the_air_only_replayable_calls_go_out() -> None:
-    with timing(wait=0.1):
-        async with fleet(expired=False) as here, here.worker() as one:
-            await one.get()
-            await _lives(here, one, life=3600.0, left=30.0)
-            async with here.network.pause_token_endpoint("refresh_token") as pause:
-                flight = one.start()
-                await within(2, pause.arrived())
-                assert await _answered(one.get()) == 200
-                await _fails(_upload(one))
-                pause.release()
-                await one.done(flight)
-            assert await _answered(_upload(one)) == 200
+    async with fleet(expired=False) as here, here.worker() as one:
+        await one.get()
+        await _lives(here, one, life=3600.0, left=30.0)
+        async with here.network.pause_token_endpoint("refresh_token") as pause:
+            flight = one.start()
+            await within(2, pause.arrived())
+            start = time.monotonic()
+            assert await _answered(one.get()) == 200
+            assert abs(time.monotonic() - start - 5) < 0.001
+            await _fails(_upload(one))
+            pause.release()
+            await one.done(flight)
+        assert await _answered(_upload(one)) == 200
 
 
 # --- A 401 from the PDS ---
@@ -276,7 +280,8 @@ async def a_call_waits_for_the_worker_that_holds_the_lease() -> None:
             await within(2, pause.arrived())
             one.live.refresh_at = time.monotonic() + 10
             call = one.call(one.get())
-            await asyncio.sleep(0.1)
+            # It looks every half second by then.
+            await asyncio.sleep(4.4)
             assert not call.done()
             pause.release()
             await two.done(flight)
@@ -311,7 +316,7 @@ async def a_stream_is_preceded_by_a_cheap_call() -> None:
     async with fleet(expired=False) as here, here.worker() as one:
         # The token is dead already, and the PDS wants a nonce that nobody knows yet.
         here.network.expire_access_tokens()
-        answer = await within(4, _upload(one))
+        answer = await within(100, _upload(one))
 
         assert answer.status_code == 200
         assert answer.json()["blob"]["size"] == 7

@@ -27,6 +27,8 @@ from tests.refresh import fleet as fleets
 from tests.refresh.fleet import SECRET_KEYS, within
 from tests.refresh.sentences import shows
 
+DRIVER = "the driver has a thread for each connection"
+
 
 @dataclass(slots=True)
 class OnDisk:
@@ -73,7 +75,7 @@ async def on_disk() -> AsyncGenerator[OnDisk, None]:
             yield OnDisk(network, path, store, runtime, runtime.sessions.live(record))
 
 
-@shows("6.2.connection", without=("a connection is held",))
+@shows("6.2.connection", without=("a connection is held",), real_time=DRIVER)
 async def no_connection_is_held_while_servers_are_asked() -> None:
     async with on_disk() as here:
         engines = await here.store.engines()
@@ -97,7 +99,9 @@ async def no_connection_is_held_while_servers_are_asked() -> None:
         assert here.live.version == 2
 
 
-@shows("6.2.rowcount", "6.2.transaction", without=("writes return rows", "writes read first"))
+@shows("6.2.rowcount", "6.2.transaction", without=(
+    "writes return rows", "writes read first",
+), real_time=DRIVER)  # fmt: skip
 async def each_write_is_one_guarded_update_in_its_own_transaction() -> None:
     async with on_disk() as here:
         engines = await here.store.engines()

@@ -25,7 +25,7 @@ async def an_announced_lease_is_taken_over_after_a_watch() -> None:
         start = time.monotonic()
         await one.refresh()
 
-        assert one.wire.acquired().at - start >= 0.24
+        assert 10 <= one.wire.acquired().at - start <= 10.5
         # The dead one had not sent it after all.
         assert one.live.version == 2
 
@@ -35,7 +35,7 @@ async def a_holder_that_commits_late_keeps_its_session() -> None:
     async with fleet() as here, here.worker() as one:
         await _announced(here)
         flight = one.start()
-        await asyncio.sleep(0.12)
+        await asyncio.sleep(9.9)
         tokens = await here.commit_elsewhere(one)
         await one.done(flight)
 
@@ -48,13 +48,13 @@ async def a_lease_that_changes_is_watched_anew() -> None:
     async with fleet() as here, here.worker() as one:
         await _announced(here)
         flight = one.start()
-        await asyncio.sleep(0.15)
+        await asyncio.sleep(9.9)
         # Another one took it over meanwhile, announced a request, and died too.
         here.row.lease_owner, here.row.lease_until = "dead too", here.clock() - 1
         changed = time.monotonic()
         await one.done(flight)
 
-        assert one.wire.acquired().at - changed >= 0.24
+        assert 10 <= one.wire.acquired().at - changed <= 11
 
 
 @shows("6.6.working", without=("a pause counts as watching",))
@@ -64,16 +64,15 @@ async def time_in_which_nobody_could_look_does_not_count() -> None:
 
         async def away(calls: int) -> None:
             if calls == 3:
-                await asyncio.sleep(0.4)
+                await asyncio.sleep(30)
 
         one.wire.before["read"] = counted(away)
         await one.refresh()
 
         reads = [passed.at for passed in one.wire.of("read")]
         won = one.wire.acquired().at
-        # Everything but the long pause is what was really watched.
-        watched = won - reads[0] - 0.4
-        assert watched >= 0.15
+        # Of the long pause no more counts than of any other between two looks.
+        assert 30 + 10 - 1 <= won - reads[0] <= 30 + 10
 
 
 @shows("6.6.working", without=("a pause counts as watching",))
@@ -89,11 +88,10 @@ async def time_in_which_the_store_was_away_does_not_count() -> None:
         flight = await one.refresh()
         assert flight.error is not None
         assert one.wire.won("acquire") == []
-        gone = time.monotonic()
-        await asyncio.sleep(0.4)
-        outage = time.monotonic() - gone
+        await asyncio.sleep(30)
+        again = time.monotonic()
         await one.refresh()
 
-        watched = one.wire.acquired().at - one.wire.of("read")[0].at - outage
-        assert watched >= 0.15
+        # Whoever holds the lease may not have reached the store either.
+        assert 10 <= one.wire.acquired().at - again <= 10.5
         assert here.refreshes == 1

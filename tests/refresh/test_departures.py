@@ -29,6 +29,13 @@ pytestmark = pytest.mark.anyio
 Lifespan = Literal["on", "off"]
 
 
+@pytest.fixture(autouse=True)
+def real_time() -> Generator[None]:
+    """Sockets and threads are served in real time, so the times of a refresh are short."""
+    with fleets.timing(fleets.QUICK):
+        yield
+
+
 def _app(here: Fleet, *, timing: RefreshTiming | None = None) -> ATProtoOAuthMiddleware:
     oauth = ATProtoOAuth(
         BASE_URL,

@@ -15,7 +15,16 @@ from atproto_oauth_asgi.testing import Network
 from atproto_oauth_asgi_migrations import migrate_empty
 from atproto_oauth_asgi_stores import SQLStore
 from tests.app.world import world
-from tests.refresh.fleet import LOOPBACK_URL, SCOPE, SECRET_KEYS, events, logged, timing, within
+from tests.refresh.fleet import (
+    LOOPBACK_URL,
+    QUICK,
+    SCOPE,
+    SECRET_KEYS,
+    events,
+    logged,
+    timing,
+    within,
+)
 from tests.refresh.processes import ask, process
 from tests.refresh.scenarios_sql import on_disk
 
@@ -107,7 +116,7 @@ async def test_a_worker_killed_before_its_mark_costs_nothing(tmp_path: Path) -> 
 
 
 async def test_a_locked_database_file_delays_the_commit_and_nothing_else() -> None:
-    with timing(commit_try=0.1), logged() as records:
+    with timing(QUICK, commit_try=0.1), logged() as records:
         async with on_disk() as here:
             async with here.network.pause_token_endpoint("refresh_token", when="after") as pause:
                 refreshing = asyncio.create_task(here.refresh())

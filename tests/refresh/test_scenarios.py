@@ -17,7 +17,6 @@ from tests.refresh import (
 )
 from tests.refresh.sentences import SCENARIOS, SENTENCES, Scenario
 
-pytestmark = pytest.mark.anyio
 MODULES = (
     scenarios_commit,
     scenarios_endings,
@@ -62,8 +61,8 @@ def _with_rules(scenario: Scenario) -> ParameterSet:
 
 
 @pytest.mark.parametrize("name", [_with_rules(scenario) for scenario in SCENARIOS.values()])
-async def test_a_refresh_keeps_its_promises(name: str) -> None:
-    await SCENARIOS[name].run()
+def test_a_refresh_keeps_its_promises(name: str) -> None:
+    SCENARIOS[name].play()
 
 
 def test_every_sentence_is_shown() -> None:

@@ -21,7 +21,7 @@ from atproto_oauth_asgi.session import OAuthSession
 from atproto_oauth_asgi.store import SessionFilter
 from atproto_oauth_asgi_stores import SQLStore
 from tests.refresh.faults_store import remove_lease_of
-from tests.refresh.fleet import GET_SESSION, LOOPBACK_URL, SCOPE, TIMING
+from tests.refresh.fleet import GET_SESSION, LOOPBACK_URL, QUICK, SCOPE
 
 
 async def _call(session: OAuthSession) -> int | str:
@@ -40,10 +40,10 @@ async def main(database: str) -> None:
             "ATPROTO_OAUTH_SCOPE": SCOPE,
         },
         # A busy machine is no finding: everything but the polling is as slow as it may be.
-        timing=TIMING
+        timing=QUICK
         if "quick" in sys.argv[2:]
         else replace(
-            TIMING,
+            QUICK,
             lease=10.0,
             marked_lease=30.0,
             mark_to_send=5.0,
