@@ -82,9 +82,20 @@ class AuthorizationRequest:
 
     @property
     def scopes(self) -> tuple[str, ...]:
-        """Return the scopes asked for that the server knows."""
-        asked = self.parameters.get("scope", "atproto").split(" ")
+        """Return the scopes asked for that the server knows, each once."""
+        asked = dict.fromkeys(self.parameters.get("scope", "atproto").split(" "))
         return tuple(scope for scope in asked if is_understood(scope))
+
+    @property
+    def prompt(self) -> str | None:
+        """Return the prompt that counts: public clients are made to ask for consent each time."""
+        given = self.parameters.get("prompt")
+        return given if self.client.auth_method != "none" or given == "create" else "consent"
+
+    @property
+    def hint(self) -> str | None:
+        """Return the handle or DID that the app expects to sign in."""
+        return self.parameters.get("login_hint", "").lower() or None
 
 
 class Denied(Exception):
@@ -145,12 +156,12 @@ class AuthorizationRequests:
         request = self._requests.get(identifier)
         if request is None:
             raise Unanswerable("This sign-in session has expired")
-        if request.client.client_id != client_id:
-            self._refuse(request, "This request was initiated for another client")
-        if request.expires <= self._clock():
-            self._refuse(request, "This request has expired")
         if request.code is not None:
             self._refuse(request, "This request was already authorized")
+        if request.expires <= self._clock():
+            self._refuse(request, "This request has expired")
+        if request.client.client_id != client_id:
+            self._refuse(request, "This request was initiated for another client")
         if device is not None:
             if request.device not in {None, device}:
                 self._refuse(request, "This request was initiated from another device")

@@ -16,6 +16,7 @@ from atproto_oauth_asgi.testing.authorization_requests import (
 from atproto_oauth_asgi.testing.client_authentication import ClientAuth, ClientAuthenticator
 from atproto_oauth_asgi.testing.client_metadata import ClientMetadata
 from atproto_oauth_asgi.testing.client_registry import ClientRegistry
+from atproto_oauth_asgi.testing.consents import Consents
 from atproto_oauth_asgi.testing.dpop_verifier import DPoPRefused, DPoPVerifier, Proof, challenge
 from atproto_oauth_asgi.testing.faults import Faults
 from atproto_oauth_asgi.testing.replay_cache import ReplayCache
@@ -74,6 +75,7 @@ class AuthorizationServer:
         self.requests = AuthorizationRequests(issuer=issuer, clock=clock)
         self.sessions = Sessions(issuer=issuer, clock=clock, token_life=token_life)
         self.registry = registry
+        self.consents = Consents()
         self._issuer = issuer
         self._verifier = verifier
         self._faults = faults
@@ -113,7 +115,13 @@ class AuthorizationServer:
         granted = [value for value in request.scopes if value in allowed]
         if "atproto" not in granted:
             return self.requests.deny(request, description='The "atproto" scope is required')
+        self.consents.add(request, did)
         return self.requests.accept(request, did, self._expanded(granted))
+
+    def included(self, scope: str) -> tuple[str, ...]:
+        """Return the scopes that an `include:` scope stands for."""
+        nsid = scope.removeprefix("include:").partition("?")[0]
+        return self._permission_sets.get(nsid, ())
 
     def _expanded(self, scopes: list[str]) -> str:
         """Replace `include:` by what it stands for; `atproto` is then last."""
@@ -122,8 +130,7 @@ class AuthorizationServer:
         expanded: list[str] = []
         for scope in scopes:
             if scope.startswith("include:"):
-                nsid = scope.removeprefix("include:").partition("?")[0]
-                expanded += self._permission_sets.get(nsid, ())
+                expanded += self.included(scope)
             elif scope != "atproto":
                 expanded.append(scope)
         return " ".join([*expanded, "atproto"])

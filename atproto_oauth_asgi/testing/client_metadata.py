@@ -30,6 +30,10 @@ class ClientMetadata:
     jwks_uri: str | None = None
     #: Whether the client is the development client `http://localhost`.
     loopback: bool = False
+    #: What the client calls itself; nobody has checked it.
+    name: str | None = None
+    tos_uri: str | None = None
+    policy_uri: str | None = None
 
     def redirect_uri_for(self, wanted: str) -> str | None:
         """Return the redirect URI if it is registered.
@@ -132,6 +136,9 @@ def parse_client_metadata(client_id: str, document: Mapping[str, object]) -> Cli
         auth_method=method,
         keys=keys,
         jwks_uri=jwks_uri if isinstance(jwks_uri, str) else None,
+        name=_text(document.get("client_name")),
+        tos_uri=_web_uri(document.get("tos_uri")),
+        policy_uri=_web_uri(document.get("policy_uri")),
     )
 
 
@@ -159,6 +166,15 @@ def strings(value: object) -> tuple[str, ...]:
     if not isinstance(value, list):
         return ()
     return tuple(item for item in cast("list[object]", value) if isinstance(item, str))
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _web_uri(value: object) -> str | None:
+    uri = _text(value)
+    return uri if uri is not None and uri.startswith(("https://", "http://")) else None
 
 
 def _scopes(document: Mapping[str, object]) -> tuple[str, ...]:

@@ -9,11 +9,13 @@ from starlette.types import ASGIApp
 from atproto_oauth_asgi.testing.accounts import Accounts
 from atproto_oauth_asgi.testing.authorization_server import AuthorizationServer
 from atproto_oauth_asgi.testing.client_registry import ClientRegistry
+from atproto_oauth_asgi.testing.devices import Devices
 from atproto_oauth_asgi.testing.dpop_verifier import ALGORITHMS, DPoPVerifier, NonceRotation
 from atproto_oauth_asgi.testing.faults import Faults
 from atproto_oauth_asgi.testing.interaction import Interaction
 from atproto_oauth_asgi.testing.pds import PDS
 from atproto_oauth_asgi.testing.request_log import RequestLog
+from atproto_oauth_asgi.testing.sign_up import CreateAccount
 from atproto_oauth_asgi.testing.site import Alterations, Site
 from atproto_oauth_asgi.testing.web import (
     Answer,
@@ -42,6 +44,7 @@ class Host:
         token_life: float,
         nonce_interval: float,
         client_cache: float,
+        create_account: CreateAccount,
     ) -> None:
         self.origin = origin
         self.accounts = Accounts()
@@ -68,7 +71,8 @@ class Host:
             log=log,
             clock=clock,
         )
-        self.interaction = Interaction(self.authorization_server)
+        devices = Devices(issuer=self._current_origin, clock=clock)
+        self.interaction = Interaction(self.authorization_server, devices, create_account)
         self.app = Site(self.answer, alterations)
         self._routes: dict[str, tuple[str, Handler]] = {
             "/": ("GET", self._front),
@@ -81,6 +85,9 @@ class Host:
             "/oauth/revoke": ("POST", self.authorization_server.revoke),
             "/oauth/authorize": ("GET", self.interaction.open),
             "/oauth/authorize/sign-in": ("POST", self.interaction.sign_in),
+            "/oauth/authorize/sign-up": ("POST", self.interaction.sign_up),
+            "/oauth/authorize/choose": ("POST", self.interaction.choose),
+            "/oauth/authorize/forget": ("POST", self.interaction.forget),
             "/oauth/authorize/consent": ("POST", self.interaction.consent),
         }
 

@@ -353,7 +353,10 @@ class Network:
             self._background = None
 
     def _new_host(self, origin: str) -> Host:
-        host = Host(
+        def create_account(handle: str, password: str, email: str) -> Account:
+            return self.add_account(handle, password=password, email=email, host=host)
+
+        host: Host = Host(
             origin,
             apps=self._client_apps,
             may_connect=lambda: self._served,
@@ -365,6 +368,7 @@ class Network:
             token_life=self._token_life,
             nonce_interval=self._nonce_interval,
             client_cache=self._client_cache,
+            create_account=create_account,
         )
         host.interaction.show_accounts = self._list_accounts
         return host

@@ -1,49 +1,73 @@
-"""Pages of the development network: plain HTML that works without JavaScript."""
+"""Frame of the development network's pages: plain HTML that works without JavaScript."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import html
-from collections.abc import Sequence
+import unicodedata
+from html import escape
 from urllib.parse import urlsplit
 
-from atproto_oauth_asgi.testing.accounts import Account
-from atproto_oauth_asgi.testing.authorization_requests import AuthorizationRequest, Redirection
+from atproto_oauth_asgi.testing.authorization_requests import Redirection
 from atproto_oauth_asgi.testing.web import Answer
 
-_STYLE = """
-:root { color-scheme: light dark; --line: #8884; --accent: #1d5fd1; --on: #fff; --warn: #b3261e; }
-@media (prefers-color-scheme: dark) { :root { --accent: #8ab4ff; --on: #10151f; --warn: #ff9d94; } }
-* { box-sizing: border-box; }
-body { margin: 0; font: 1rem/1.5 system-ui, sans-serif; }
-.banner { margin: 0; padding: .5rem 1rem; text-align: center; font-size: .875rem;
-  border-bottom: 1px solid var(--line); }
-main { max-width: 26rem; margin: 8vh auto 2rem; padding: 0 1rem; }
-h1 { font-size: 1.5rem; line-height: 1.25; margin: 0 0 .5rem; }
-h2 { font-size: 1rem; margin: 2.5rem 0 0; }
-label { display: block; margin: 1rem 0 .25rem; font-weight: 600; }
-label.choice { font-weight: 400; display: flex; gap: .5rem; align-items: baseline; margin: 0; }
-input[type=text], input[type=password] { width: 100%; font: inherit; padding: .6rem .75rem;
-  border: 1px solid #888; border-radius: .5rem; }
-ul { padding: 0; list-style: none; } li { padding: .5rem 0; border-bottom: 1px solid var(--line); }
-code { overflow-wrap: anywhere; font-size: .875rem; }
-.buttons { display: flex; gap: .75rem; margin-top: 1.5rem; flex-wrap: wrap; }
-button { font: inherit; font-weight: 600; padding: .6rem 1.25rem; border-radius: .5rem;
-  border: 1px solid #888; background: transparent; color: inherit; cursor: pointer; }
-button.main { background: var(--accent); border-color: var(--accent); color: var(--on); }
-button:focus-visible, input:focus-visible { outline: 3px solid var(--accent); outline-offset: 2px; }
-.error { border-left: 4px solid var(--warn); padding: .25rem .75rem; margin: 1rem 0; }
-.quiet { font-size: .875rem; opacity: .8; }
+STYLE = """
+:root{color-scheme:light dark;--ink:#16202e;--soft:#55657a;--paper:#f4f6f9;--card:#fff;
+--line:#d5dce5;--edge:#76859a;--blue:#0b62d6;--on:#fff;--red:#b3261e;--tint:#eaf2fd;
+--sign:#fff3c4;--sign-ink:#5c4300}
+@media(prefers-color-scheme:dark){:root{--ink:#e8edf4;--soft:#9fadc0;--paper:#10161f;--card:#18212d;
+--line:#2d3a4b;--edge:#71839b;--blue:#6aa9ff;--on:#0d1520;--red:#ff8a80;--tint:#1c2b40;
+--sign:#3b2f0b;--sign-ink:#ffe08a}}
+*{box-sizing:border-box}
+body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.55 system-ui,sans-serif}
+.sign{margin:0;padding:.55rem 1rem;background:var(--sign);color:var(--sign-ink);text-align:center;
+font-size:.875rem;line-height:1.4}
+.sign span{display:inline-block}
+main{max-width:27rem;margin:0 auto;padding:clamp(1rem,6vh,4rem) 1rem 2rem}
+.card{background:var(--card);border:1px solid var(--line);border-radius:.9rem;
+padding:clamp(1.1rem,5vw,1.75rem);box-shadow:0 1px 3px #0001}
+.card+.card{margin-top:1rem}
+h1{font-size:1.4rem;line-height:1.25;margin:0;overflow-wrap:anywhere}
+h2{font-size:1rem;margin:0 0 .5rem}
+p{margin:.5rem 0 0;overflow-wrap:anywhere}
+.soft,small{color:var(--soft)}
+small{display:block;font-size:.875rem;margin-top:.35rem}
+form{margin:0}
+label{display:block;font-weight:600;margin:1.1rem 0 .35rem}
+label.tick{display:flex;gap:.6rem;align-items:flex-start;font-weight:400;margin:1.1rem 0 0}
+input[type=checkbox]{width:1.15rem;height:1.15rem;margin:.2rem 0 0;flex:none;
+accent-color:var(--blue)}
+input[type=text],input[type=password],input[type=email]{width:100%;font:inherit;color:inherit;
+background:transparent;padding:.65rem .8rem;border:1px solid var(--edge);border-radius:.55rem}
+input[readonly]{background:var(--tint);border-color:transparent}
+button,.button{display:block;width:100%;font:inherit;font-weight:600;text-align:center;
+text-decoration:none;color:var(--ink);background:transparent;border:1px solid var(--edge);
+border-radius:.55rem;padding:.65rem 1rem;margin-top:.6rem;cursor:pointer;overflow-wrap:anywhere}
+button.main{color:var(--on);background:var(--blue);border-color:var(--blue);margin-top:1.4rem}
+button.small{width:auto;margin:0;padding:.35rem .75rem;font-weight:400;font-size:.875rem;
+flex:none}
+button:focus-visible,input:focus-visible,a:focus-visible,summary:focus-visible{
+outline:3px solid var(--blue);outline-offset:2px}
+a{color:var(--blue)}
+ul{list-style:none;margin:1rem 0 0;padding:0}
+li{border-top:1px solid var(--line);padding:.75rem 0}
+li:last-child{padding-bottom:0}
+li ul{margin:.15rem 0 0}
+li li{border:0;padding:.15rem 0 0;color:var(--soft);font-size:.875rem}
+li>.tick{margin:0}
+.row{display:flex;gap:.75rem;align-items:center;justify-content:space-between}
+.row>:first-child{min-width:0;flex:1;overflow-wrap:anywhere}
+.row button{margin:0}
+code{font:.9em/1.5 ui-monospace,monospace;overflow-wrap:anywhere}
+details{margin-top:1rem;border-top:1px solid var(--line);padding-top:.75rem}
+summary{cursor:pointer;color:var(--soft);font-size:.875rem}
+details p{font-size:.875rem}
+[role=alert]{margin:1rem 0 0;color:var(--red);border-left:3px solid var(--red);
+padding-left:.75rem}
+.grave{color:var(--red)}
 """
 _SCRIPT = "document.forms[0].submit()"
-
-_MEANINGS = {
-    "atproto": "Know which account you are",
-    "transition:generic": "Read and write most of your account's data, as an app password can",
-    "transition:email": "See your e-mail address",
-    "transition:chat.bsky": "Read and send your chat messages",
-}
+_SHOWN = 60
 
 
 def _hash_source(text: str) -> str:
@@ -51,30 +75,47 @@ def _hash_source(text: str) -> str:
     return f"'sha256-{digest}'"
 
 
-# The form's answer is a redirect to the app, which `'self'` alone would block.
-_POLICY = (
-    f"default-src 'none'; style-src {_hash_source(_STYLE)}; script-src {_hash_source(_SCRIPT)}; "
-    "form-action 'self' https: http:; frame-ancestors 'none'; base-uri 'none'"
-)
+_STYLE_SOURCE, _SCRIPT_SOURCE = _hash_source(STYLE), _hash_source(_SCRIPT)
 
 
-def page(title: str, body: str, *, status: int = 200) -> Answer:
-    """Return a page with the development banner."""
+def page(
+    title: str, body: str, *, status: int = 200, returns_to: str = "", script: str = ""
+) -> Answer:
+    """Return a page with the sign that says what this network is.
+
+    Args:
+        title: Heading, and title of the window.
+        body: What stands in the card below the heading; further cards may follow it.
+        status: HTTP status.
+        returns_to: Where the app wants the person back, if the page has a form.
+        script: The one script that is allowed to run.
+    """
     text = (
-        '<!doctype html><html lang="en"><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{html.escape(title)} (development network)</title><style>{_STYLE}</style>"
-        '<p class="banner" role="note">Development network: these accounts are not real.</p>'
-        f"<main><h1>{html.escape(title)}</h1>{body}</main></html>"
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f"<title>{escape(title)} · development network</title><style>{STYLE}</style></head><body>"
+        '<p class="sign" role="note"><span><strong>Development network.</strong></span> '
+        "<span>These accounts are not real.</span></p>"
+        f'<main><div class="card"><h1>{escape(title)}</h1>{body}</div></main>{script}</body></html>'
+    )
+    # A form is answered with a redirect to the app, which `'self'` alone would block; the app may
+    # be a native one with a scheme of its own.
+    scheme = urlsplit(returns_to).scheme
+    native = "" if scheme in {"", "http", "https"} else f" {scheme}:"
+    policy = (
+        f"default-src 'none'; style-src {_STYLE_SOURCE}; script-src {_SCRIPT_SOURCE}; "
+        f"form-action 'self' https: http:{native}; frame-ancestors 'none'; base-uri 'none'"
     )
     return Answer(
         status=status,
         headers=(
             ("content-type", "text/html; charset=utf-8"),
             ("cache-control", "no-store"),
-            ("content-security-policy", _POLICY),
+            ("content-security-policy", policy),
+            ("cross-origin-opener-policy", "same-origin"),
             ("referrer-policy", "same-origin"),
             ("x-content-type-options", "nosniff"),
+            ("x-frame-options", "DENY"),
         ),
         body=text.encode(),
     )
@@ -84,56 +125,9 @@ def error_page(message: str, *, status: int = 400) -> Answer:
     """Return the page for a person who cannot be sent back to the app."""
     return page(
         "Sign-in cannot go on",
-        f'<p class="error" role="alert">{html.escape(message)}</p>'
-        "<p>Go back to the app and start again.</p>",
+        f'{alert(message)}<p class="soft">Go back to the app and start again.</p>',
         status=status,
     )
-
-
-def sign_in_page(
-    request: AuthorizationRequest,
-    *,
-    csrf: str,
-    accounts: Sequence[Account],
-    username: str,
-    problem: str | None = None,
-) -> Answer:
-    """Return the page that asks who the person is."""
-    alert = f'<p class="error" role="alert">{html.escape(problem)}</p>' if problem else ""
-    focus_name, focus_password = ("", " autofocus") if username else (" autofocus", "")
-    body = (
-        f"<p>to continue to <strong>{_client_name(request)}</strong></p>{alert}"
-        '<form method="post" action="/oauth/authorize/sign-in">'
-        f"{_hidden(request, csrf)}"
-        '<label for="username">Handle, DID or e-mail address</label>'
-        '<input id="username" name="username" type="text" required autocomplete="username" '
-        f'autocapitalize="none" spellcheck="false" value="{html.escape(username)}"{focus_name}>'
-        '<label for="password">Password</label>'
-        '<input id="password" name="password" type="password" required '
-        f'autocomplete="current-password"{focus_password}>'
-        '<div class="buttons"><button class="main">Sign in</button>'
-        '<button formaction="/oauth/authorize/consent" formnovalidate '
-        'name="decision" value="deny">Cancel</button></div></form>'
-        f"{_account_list(accounts)}"
-    )
-    return page("Sign in", body, status=400 if problem else 200)
-
-
-def consent_page(request: AuthorizationRequest, account: Account, *, csrf: str) -> Answer:
-    """Return the page that asks whether the app may do what it wants to do."""
-    rows = "".join(_scope_row(scope) for scope in request.scopes)
-    body = (
-        f"<p><strong>{_client_name(request)}</strong> asks for access to "
-        f"<strong>{html.escape(account.handle)}</strong>.</p>"
-        f'<p class="quiet">{_client_detail(request)}</p>'
-        '<form method="post" action="/oauth/authorize/consent">'
-        f"{_hidden(request, csrf)}<ul>{rows}</ul>"
-        '<div class="buttons">'
-        '<button class="main" name="decision" value="allow">Authorize</button>'
-        '<button name="decision" value="deny">Deny</button>'
-        '<button name="decision" value="switch">Another account</button></div></form>'
-    )
-    return page("Authorize", body)
 
 
 def redirect_answer(redirection: Redirection) -> Answer:
@@ -143,54 +137,30 @@ def redirect_answer(redirection: Redirection) -> Answer:
         return Answer(status=303, headers=headers)
     return page(
         "Back to the app",
-        f'<form method="post" action="{html.escape(redirection.url)}">{redirection.fields()}'
-        f'<div class="buttons"><button class="main">Continue</button></div></form>'
-        f"<script>{_SCRIPT}</script>",
+        '<p class="soft">You are being sent back.</p>'
+        f'<form method="post" action="{escape(redirection.url)}">{redirection.fields()}'
+        '<button class="main">Continue</button></form>',
+        returns_to=redirection.url,
+        script=f"<script>{_SCRIPT}</script>",
     )
 
 
-def optional(scope: str) -> bool:
-    """Say whether the person may untick a scope."""
-    return scope == "transition:email" or scope.startswith("account:")
+def alert(problem: str | None) -> str:
+    """Return what went wrong, for everybody to notice."""
+    return f'<p role="alert">{escape(problem)}</p>' if problem else ""
 
 
-def _scope_row(scope: str) -> str:
-    known = _MEANINGS.get(scope)
-    meaning = "" if known is None else f"{html.escape(known)}<br>"
-    detail = f"<code>{html.escape(scope)}</code>"
-    if not optional(scope):
-        return f"<li>{meaning}{detail}</li>"
-    return (
-        '<li><label class="choice"><input type="checkbox" name="scope" checked '
-        f'value="{html.escape(scope)}"><span>{meaning}{detail}</span></label></li>'
+def foreign(text: str, *, longest: int = _SHOWN) -> str:
+    """Return text of a stranger as HTML that stays one short line in its own direction.
+
+    What would turn the text around it, break lines or show nothing is left out.
+    """
+    kept = "".join(
+        " " if each.isspace() else each
+        for each in text[: longest * 8]
+        if each.isspace() or unicodedata.category(each)[0] != "C"
     )
-
-
-def _account_list(accounts: Sequence[Account]) -> str:
-    if not accounts:
-        return ""
-    rows = "".join(
-        f"<li><code>{html.escape(account.handle)}</code> · password "
-        f"<code>{html.escape(account.password)}</code></li>"
-        for account in accounts
-    )
-    return f'<h2>Accounts of this network</h2><ul class="quiet">{rows}</ul>'
-
-
-def _client_name(request: AuthorizationRequest) -> str:
-    client = request.client
-    shown = request.redirect_uri if client.loopback else client.client_id
-    return html.escape(urlsplit(shown).netloc)
-
-
-def _client_detail(request: AuthorizationRequest) -> str:
-    if request.client.loopback:
-        return "An app in development, on this computer."
-    return f"<code>{html.escape(request.client.client_id)}</code>"
-
-
-def _hidden(request: AuthorizationRequest, csrf: str) -> str:
-    return (
-        f'<input type="hidden" name="request_uri" value="{html.escape(request.uri)}">'
-        f'<input type="hidden" name="csrf" value="{html.escape(csrf)}">'
-    )
+    shown = " ".join(kept.split())
+    if len(shown) > longest:
+        shown = shown[: longest - 1].rstrip() + "…"
+    return f"<bdi>{escape(shown)}</bdi>"

@@ -133,8 +133,8 @@ def check_authorization_request(
         raise _invalid('atproto requires use of "S256" code_challenge_method')
     if _CHALLENGE.fullmatch(form["code_challenge"]) is None:
         raise _invalid('Invalid "code_challenge"')
-    hint = form.get("login_hint")
-    if hint is not None and _HANDLE.fullmatch(hint) is None and _DID.fullmatch(hint) is None:
+    hint = form.get("login_hint", "").lower()
+    if hint and _HANDLE.fullmatch(hint) is None and _DID.fullmatch(hint) is None:
         raise _invalid(f'Invalid login_hint "{hint}"')
     if form.get("prompt") == "none" and client.auth_method == "none":
         raise _invalid("Public clients are not allowed to use silent-sign-on")
