@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 import httpx
@@ -12,6 +12,10 @@ from atproto_oauth_asgi.dpop import DPoPKey, Nonces, dpop_error, origin_of, targ
 from atproto_oauth_asgi.errors import BadAnswer
 from atproto_oauth_asgi.keys import ASSERTION_TYPE, ClientKeys
 from atproto_oauth_asgi.net import Answer, Net
+from atproto_oauth_asgi.words import error_code, harmless
+
+# What of a form may be seen by everybody.
+_PUBLIC = frozenset({"client_id", "redirect_uri", "scope", "client_assertion_type", "login_hint"})
 
 BeforeSend = Callable[[], Awaitable[None]]
 
@@ -49,16 +53,18 @@ class ASAnswer:
     nonce_wanted: bool
     #: Whether the answer carried a usable DPoP nonce.
     nonce_given: bool
+    #: What the server was sent and nobody else may see.
+    sent: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def error(self) -> str | None:
         """Return the OAuth error code of the body, if it has one (RFC 6749 §5.2)."""
-        return _text(self.answer, "error")
+        return error_code(_text(self.answer, "error"), self.sent)
 
     @property
     def description(self) -> str:
         """Return the server's words on the error: untrusted, for logs and not for pages."""
-        return (_text(self.answer, "error_description") or "")[:300]
+        return harmless(_text(self.answer, "error_description") or "", self.sent)
 
     def document(self) -> dict[str, object]:
         """Return the JSON object of a success.
@@ -96,10 +102,12 @@ async def attempt(
     origin = origin_of(url)
     sent = nonces.get(origin)
     # The name `authenticate` comes last: nothing in the form may replace it.
+    fields = {**form, **client.authenticate(issuer, kid)}
+    proof = key.proof("POST", target_uri(url), nonce=sent)
     answer = await net.post_form(
         endpoint,
-        {**form, **client.authenticate(issuer, kid)},
-        headers={"DPoP": key.proof("POST", target_uri(url), nonce=sent)},
+        fields,
+        headers={"DPoP": proof},
         deadline=deadline,
         before_send=before_send,
     )
@@ -113,6 +121,7 @@ async def attempt(
         # Asking again with a nonce that was just refused would never end (RFC 9449 §8).
         nonce_wanted=challenged and given is not None and given != sent,
         nonce_given=given is not None,
+        sent=(proof, *(value for name, value in fields.items() if name not in _PUBLIC)),
     )
 
 

@@ -43,7 +43,7 @@ from atproto_oauth_asgi.errors import (
     Unreachable,
     error_for,
 )
-from atproto_oauth_asgi.login import ERROR_CODE, refusal
+from atproto_oauth_asgi.login import refusal
 from atproto_oauth_asgi.runtime import Runtime
 from atproto_oauth_asgi.server_metadata import ServerMetadata
 from atproto_oauth_asgi.sessions import cookie_hash
@@ -52,6 +52,7 @@ from atproto_oauth_asgi.store import (
 )
 from atproto_oauth_asgi.tasks import finish
 from atproto_oauth_asgi.tokens import TokenResponse
+from atproto_oauth_asgi.words import ERROR_CODE
 
 log = logging.getLogger(__name__)
 

@@ -27,6 +27,8 @@ class ATProtoOAuthError(Exception):
 
     def __init__(self, message: str | None = None) -> None:
         super().__init__(message or self.sentence)
+        # Where a base between this one and `Exception` keeps the message for itself.
+        self.args = (message or self.sentence,)
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else self.sentence
@@ -384,7 +386,8 @@ class RefreshFailed(RequestError):
 class XRPCError(RequestError):
     """Reports an error answer of the PDS to `query` or `procedure`.
 
-    `http_status`, `error` and `server_message` are the server's words (XRPC: Error Responses).
+    `http_status`, `error` and `server_message` are the server's words (XRPC: Error Responses),
+    shortened to one line of 300 characters; `error` is `Unknown` where it is no error code.
     """
 
     code = "xrpc_error"

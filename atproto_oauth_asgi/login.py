@@ -42,8 +42,9 @@ from atproto_oauth_asgi.store import OneTime
 
 log = logging.getLogger(__name__)
 
-#: What an OAuth error code may look like where we repeat it (RFC 6749 §5.2).
-ERROR_CODE = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
+# A URI (RFC 9126 §2.2), of a length that fits into the address line of every browser and proxy.
+_REQUEST_URI = re.compile(r"[!-~]{1,2000}")
+
 #: Values of `prompt` (OpenID Connect Core §3.1.2.1; `create`: its own registration draft).
 PROMPTS = frozenset({"none", "login", "consent", "select_account", "create"})
 
@@ -207,7 +208,7 @@ async def _push(
     request_uri, expires_in = document.get("request_uri"), document.get("expires_in")
     if (
         not isinstance(request_uri, str)
-        or not request_uri
+        or not _REQUEST_URI.fullmatch(request_uri)
         or isinstance(expires_in, bool)
         or not isinstance(expires_in, int)
         or expires_in <= 0
@@ -223,8 +224,6 @@ async def _push(
 def refusal(answer: ASAnswer) -> LoginError:
     """Return the error for an authorization server's refusal."""
     error = answer.error
-    if error is not None and not ERROR_CODE.fullmatch(error):
-        error = None
     words = f"The authorization server answered {answer.answer.status} {error or ''}".rstrip()
     log.warning(
         "login.refused_by_server",

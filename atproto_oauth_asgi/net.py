@@ -19,7 +19,7 @@ from urllib.parse import urlencode
 import httpx
 
 from atproto_oauth_asgi.errors import BadAnswer, Unreachable
-from atproto_oauth_asgi.net_answer import Answer
+from atproto_oauth_asgi.net_answer import Answer, collect
 from atproto_oauth_asgi.net_apps import AppCaller
 from atproto_oauth_asgi.net_dns import Resolver
 from atproto_oauth_asgi.net_guard import Guard
@@ -40,8 +40,6 @@ _MAX_IDLE = 20
 # closing gets no answer, and nobody knows whether it was processed.
 _IDLE_SECONDS = 4.0
 _MAX_CONNECTIONS = 500
-# An answer of single bytes, each a chunk of its own, would cost seconds of processor time.
-_MAX_PARTS = 2048
 # For the look-up and TCP, and again for TLS, however long the deadline is.
 _CONNECT_SECONDS = 10.0
 # Seconds for PDS calls; reading is also the total for the headers. Answers may be streams.
@@ -246,7 +244,9 @@ class Net:
             async with timer:
                 response = await transport.send(request, departure)
                 try:
-                    body = await _read(response, limit, host)
+                    body = await collect(
+                        response.aiter_raw(), limit=limit, host=host, status=response.status_code
+                    )
                 finally:
                     await response.aclose()
         except TimeoutError as exc:
@@ -255,18 +255,6 @@ class Net:
             message = f"The server {host!r} did not answer within {deadline:g} seconds."
             raise Unreachable(message, host=host, sent=departure.left) from exc
         return Answer(status=response.status_code, headers=response.headers, body=body, host=host)
-
-
-async def _read(response: httpx.Response, limit: int, host: str) -> bytes:
-    body = bytearray()
-    parts = 0
-    async for chunk in response.aiter_raw():
-        body += chunk
-        parts += 1
-        if len(body) > limit or parts > _MAX_PARTS:
-            message = f"The answer of {host!r} is larger than {limit} bytes or crumbled."
-            raise BadAnswer(message, host=host, http_status=response.status_code)
-    return bytes(body)
 
 
 def _bad(answer: Answer, what: str) -> BadAnswer:

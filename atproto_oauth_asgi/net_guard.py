@@ -8,9 +8,12 @@ might give another answer, never happens.
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import ssl
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from ipaddress import ip_address, ip_network
 from itertools import chain, zip_longest
 from typing import cast
@@ -192,6 +195,38 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         return ClosingStream(await self._inner.connect_tcp(address, port, timeout=seconds))
 
 
+class Allowance:
+    """Is how many bytes a request may still read before its answer's headers are complete."""
+
+    _current: ContextVar[Allowance | None] = ContextVar("allowance", default=None)
+
+    def __init__(self) -> None:
+        self.left = math.inf
+
+    @contextmanager
+    def in_force(self) -> Generator[None]:
+        """Count what this task reads from streams of `GuardedBackend`."""
+        token = self._current.set(self)
+        try:
+            yield
+        finally:
+            self._current.reset(token)
+
+    @classmethod
+    def spend(cls, size: int) -> None:
+        """Count some bytes.
+
+        Raises:
+            httpcore.RemoteProtocolError: There were too many.
+        """
+        allowance = cls._current.get()
+        if allowance is not None:
+            allowance.left -= size
+            if allowance.left < 0:
+                message = "headers without end"
+                raise httpcore.RemoteProtocolError(message)
+
+
 class ClosingStream(httpcore.AsyncNetworkStream):
     """Closes its socket when a TLS handshake is cancelled, which httpcore alone does not."""
 
@@ -200,7 +235,9 @@ class ClosingStream(httpcore.AsyncNetworkStream):
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         """Read some bytes, `b""` at the end."""
-        return await self._inner.read(max_bytes, timeout)
+        data = await self._inner.read(max_bytes, timeout)
+        Allowance.spend(len(data))
+        return data
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
         """Write all the bytes."""

@@ -19,7 +19,7 @@ from atproto_oauth_asgi.errors import (
     Unreachable,
 )
 from atproto_oauth_asgi.net_apps import AppCaller
-from atproto_oauth_asgi.net_guard import Guard, GuardedBackend
+from atproto_oauth_asgi.net_guard import Allowance, Guard, GuardedBackend
 from atproto_oauth_asgi.net_policy import NetPolicy
 
 _HTTPCORE_ERRORS = (
@@ -33,6 +33,11 @@ _HTTPCORE_ERRORS = (
 
 # RFC 9110 §5.5
 _HEADER_VALUE = re.compile(rb"(?:[\x21-\xff](?:[\t\x20-\xff]*[\x21-\xff])?)?")
+# Bytes that may be read until the headers are complete: headers, interim answers (1xx) without
+# number, and what of the body came along with them.
+_MAX_HEADERS = 262_144
+# Chunks of a body after which other tasks get a turn.
+_FAIR_PARTS = 64
 # How httpcore and h11 say that the server went away before its answer was complete.
 _CLOSED = re.compile("disconnected|closed connection")
 
@@ -126,6 +131,7 @@ class GuardedTransport(httpx.AsyncBaseTransport):
         host = request.url.raw_host.decode("ascii")
         seconds = _read_timeout(request)
         timer = asyncio.timeout(None)
+        allowance = Allowance()
         outer = request.extensions.get("trace")
 
         async def trace(event: str, info: dict[str, object]) -> None:
@@ -135,8 +141,10 @@ class GuardedTransport(httpx.AsyncBaseTransport):
                 else:
                     timer.reschedule(None)
                     await departure.leave()
-            elif event == "http11.receive_response_headers.started" and seconds is not None:
-                timer.reschedule(asyncio.get_running_loop().time() + seconds)
+            elif event == "http11.receive_response_headers.started":
+                allowance.left = _MAX_HEADERS
+                if seconds is not None:
+                    timer.reschedule(asyncio.get_running_loop().time() + seconds)
             if outer is not None:
                 await outer(event, info)
 
@@ -152,13 +160,14 @@ class GuardedTransport(httpx.AsyncBaseTransport):
         )
         try:
             async with timer:
-                incoming = await self._pool_for(host).handle_async_request(outgoing)
+                with allowance.in_force():
+                    incoming = await self._pool_for(host).handle_async_request(outgoing)
         except FetchError:
             raise
         except _HTTPCORE_ERRORS as exc:
             if exc is departure.error:
                 raise
-            raise _typed(exc, host, sent=departure.left) from exc
+            raise _typed(exc, host, sent=departure.left) from _quotable(exc)
         return httpx.Response(
             incoming.status,
             headers=incoming.headers,
@@ -194,11 +203,16 @@ class _Body(httpx.AsyncByteStream):
         self._host = host
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
+        parts = 0
         try:
             async for chunk in self._incoming.aiter_stream():
                 yield chunk
+                parts += 1
+                if not parts % _FAIR_PARTS:
+                    # Thousands of tiny chunks may lie in one buffer, and none of them waits.
+                    await asyncio.sleep(0)
         except _HTTPCORE_ERRORS as exc:
-            raise _typed(exc, self._host, sent=True) from exc
+            raise _typed(exc, self._host, sent=True) from _quotable(exc)
 
     async def aclose(self) -> None:
         await self._incoming.aclose()
@@ -248,9 +262,14 @@ def _read_timeout(request: httpx.Request) -> float | None:
     return timeouts.get("read")
 
 
+def _quotable(exc: Exception) -> Exception | None:
+    # A protocol error quotes the bytes that came: a server may repeat what it was sent.
+    return None if isinstance(exc, httpcore.RemoteProtocolError) else exc
+
+
 def _typed(exc: Exception, host: str, *, sent: bool) -> FetchError:
     if isinstance(exc, httpcore.RemoteProtocolError) and not _CLOSED.search(str(exc)):
-        return BadAnswer(f"The answer of {host!r} is not HTTP/1.1.", host=host)
+        return BadAnswer(f"The answer of {host!r} is not HTTP/1.1, or has no end.", host=host)
     what = "closed the connection" if sent else "cannot be connected to"
     if isinstance(exc, httpcore.TimeoutException | TimeoutError):
         what = "did not answer in time"

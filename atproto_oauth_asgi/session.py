@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Mapping, Sequence
@@ -16,14 +15,15 @@ from atproto_oauth_asgi.errors import (
     AddressRefused,
     BadAnswer,
     RequestError,
-    Unreachable,
     XRPCError,
 )
 from atproto_oauth_asgi.identifiers import Did, Handle
 from atproto_oauth_asgi.live import LiveSession
+from atproto_oauth_asgi.net_answer import read_whole
 from atproto_oauth_asgi.scopes import tokens as scope_tokens
-from atproto_oauth_asgi.session_auth import SessionAuth, cap
+from atproto_oauth_asgi.session_auth import SessionAuth
 from atproto_oauth_asgi.upkeep import Upkeep
+from atproto_oauth_asgi.words import error_code, harmless
 
 Param = str | int | bool | Sequence[str]
 Content = bytes | AsyncIterable[bytes]
@@ -144,17 +144,7 @@ class OAuthSession:
         async with self.stream(
             method, path, params=params, json=json, content=content, headers=headers
         ) as response:
-            host = response.url.host
-            if response.headers.get("content-encoding", "identity").lower() != "identity":
-                msg = f"The answer of {host!r} is compressed, though that was not asked for."
-                raise BadAnswer(msg, host=host, http_status=response.status_code)
-            cap(response, MAX_ANSWER, host=host)
-            try:
-                async with asyncio.timeout(ANSWER_DEADLINE):
-                    await response.aread()
-            except TimeoutError as exc:
-                msg = f"The answer of {host!r} did not end within {ANSWER_DEADLINE:g} seconds."
-                raise Unreachable(msg, host=host, sent=True) from exc
+            await read_whole(response, limit=MAX_ANSWER, deadline=ANSWER_DEADLINE)
             return response
 
     @asynccontextmanager
@@ -310,10 +300,12 @@ def _output(response: httpx.Response) -> dict[str, object]:
             raise BadAnswer(msg, host=host, http_status=response.status_code)
         return document or {}
     error, message = (document or {}).get("error"), (document or {}).get("message")
+    headers = response.request.headers
+    sent = (headers["authorization"].removeprefix("DPoP "), headers["dpop"])
     raise XRPCError(
         http_status=response.status_code,
-        error=error if isinstance(error, str) else "Unknown",
-        server_message=message if isinstance(message, str) else "",
+        error=error_code(error if isinstance(error, str) else None, sent) or "Unknown",
+        server_message=harmless(message if isinstance(message, str) else "", sent),
     )
 
 

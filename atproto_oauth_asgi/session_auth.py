@@ -2,51 +2,53 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
 from http import HTTPStatus
+from typing import cast
 
 import httpx
 
 from atproto_oauth_asgi.dpop import dpop_error, origin_of, target_uri
-from atproto_oauth_asgi.errors import AddressRefused, BadAnswer, RefreshFailed, RequestError
+from atproto_oauth_asgi.errors import AddressRefused, FetchError, RefreshFailed, RequestError
 from atproto_oauth_asgi.live import LiveSession
+from atproto_oauth_asgi.net_answer import read_whole
 from atproto_oauth_asgi.upkeep import Upkeep
 
 #: A cheap call that every PDS answers to a session.
 _PRIMER = "/xrpc/com.atproto.server.getSession"
-#: What is read of an answer that is asked again anyway.
+# Bytes, and seconds, that are read of an answer that is asked again anyway.
 _CHALLENGE_LIMIT = 65_536
+CHALLENGE_SECONDS = 5.0
 
 
-class CappedStream(httpx.AsyncByteStream):
-    """Is a response body that ends, or fails, after a number of bytes."""
+class _Challenge(httpx.AsyncByteStream):
+    """Is what is read of an answer that is asked again anyway, so that httpx gets on with it.
 
-    def __init__(self, stream: httpx.AsyncByteStream, limit: int, *, host: str | None) -> None:
-        self._stream = stream
-        self._limit = limit
-        self._host = host
+    It ends quietly after some bytes and some seconds, whatever the PDS does, and is empty where
+    it would have to be decompressed: a few bytes can stand for many.
+    """
+
+    def __init__(self, response: httpx.Response) -> None:
+        self._stream = cast("httpx.AsyncByteStream", response.stream)
+        encoding = response.headers.get("content-encoding", "identity").lower()
+        self._left = _CHALLENGE_LIMIT if encoding == "identity" else 0
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        size = 0
-        async for chunk in self._stream:
-            size += len(chunk)
-            if size > self._limit:
-                if self._host is None:
-                    return
-                msg = f"The answer of {self._host!r} is larger than {self._limit} bytes."
-                raise BadAnswer(msg, host=self._host)
+        end = asyncio.get_running_loop().time() + CHALLENGE_SECONDS
+        chunks = aiter(self._stream)
+        while self._left > 0:
+            try:
+                async with asyncio.timeout_at(end):
+                    chunk = await anext(chunks)
+            except (StopAsyncIteration, TimeoutError, FetchError, httpx.TransportError):
+                return
+            self._left -= len(chunk)
             yield chunk
 
     async def aclose(self) -> None:
         """Close the body underneath."""
         await self._stream.aclose()
-
-
-def cap(response: httpx.Response, limit: int, *, host: str | None) -> None:
-    """Bound a response's body: cut it off, or with `host` raise `BadAnswer`, after `limit`."""
-    stream = response.stream
-    if isinstance(stream, httpx.AsyncByteStream):
-        response.stream = CappedStream(stream, limit, host=host)
 
 
 class SessionAuth(httpx.Auth):
@@ -94,7 +96,7 @@ class SessionAuth(httpx.Auth):
                     response = yield target
                 if target is not request:
                     # httpx reads it to its end before the request proper goes out.
-                    cap(response, _CHALLENGE_LIMIT, host=None)
+                    response.stream = _Challenge(response)
                 if origin_of(response.url) != live.pds:
                     # A client that follows redirects: this is not the PDS's answer.
                     msg = "The PDS redirected elsewhere; give session.auth no such client."
@@ -116,7 +118,7 @@ class SessionAuth(httpx.Auth):
                     renewed = True
                 else:
                     break
-                cap(response, _CHALLENGE_LIMIT, host=None)
+                response.stream = _Challenge(response)
 
     async def _ready(self, *, replayable: bool) -> None:
         try:
@@ -166,9 +168,15 @@ _CHALLENGES = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.BAD_REQUEST})
 
 
 async def _error(response: httpx.Response) -> str | None:
-    """Return `use_dpop_nonce` from a body: some servers challenge as an AS does (RFC 9449 §8)."""
+    """Return `use_dpop_nonce` from a body: some servers challenge as an AS does (RFC 9449 §8).
+
+    Raises:
+        Unreachable: the body did not come to its end.
+        BadAnswer: it is too large for an error.
+    """
     if not response.headers.get("content-type", "").startswith("application/json"):
         return None
-    cap(response, _CHALLENGE_LIMIT, host=None)
-    await response.aread()
+    if response.headers.get("content-encoding", "identity").lower() != "identity":
+        return None
+    await read_whole(response, limit=_CHALLENGE_LIMIT, deadline=CHALLENGE_SECONDS)
     return "use_dpop_nonce" if b'"use_dpop_nonce"' in response.content else None

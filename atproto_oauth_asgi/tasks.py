@@ -38,7 +38,8 @@ class Tasks:
     def _ended(self, task: asyncio.Task[T]) -> None:
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
-        if error is not None and not isinstance(error, ATProtoOAuthError):
+        known = isinstance(error, ATProtoOAuthError)
+        if error is not None and not known and not isinstance(error.__cause__, ATProtoOAuthError):
             # Whoever waits is told, but perhaps nobody does any more.
             log.error("task.failed", exc_info=error, extra={"task": task.get_name()})
 
