@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import threading
-from collections.abc import AsyncGenerator, Iterable, Mapping
-from contextlib import asynccontextmanager, nullcontext
+from collections.abc import AsyncGenerator, Generator, Iterable, Mapping
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from typing import Literal, Self, Unpack, cast
 from urllib.parse import urlencode
 from weakref import WeakKeyDictionary
@@ -17,22 +16,19 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from atproto_oauth_asgi import embedded
-from atproto_oauth_asgi.authorization_server import ClientIdentity
 from atproto_oauth_asgi.cookies import Cookies, new_secret
 from atproto_oauth_asgi.core import Core, OnLogin
 from atproto_oauth_asgi.cross_site import may_attach
-from atproto_oauth_asgi.discovery import Discovery
 from atproto_oauth_asgi.environment import (
     SettingsOptions,
     SettingsOverrides,
     read_environment,
 )
 from atproto_oauth_asgi.errors import CrossSiteRefused, NoSession
+from atproto_oauth_asgi.footing import Footing
 from atproto_oauth_asgi.handles import HandleResolver
-from atproto_oauth_asgi.identity import IdentityResolver
-from atproto_oauth_asgi.lease import Watches
 from atproto_oauth_asgi.login import LoginRequest, begin_login
-from atproto_oauth_asgi.net import Net
+from atproto_oauth_asgi.net_policy import NetPolicy
 from atproto_oauth_asgi.next_url import safe_next
 from atproto_oauth_asgi.plugins import open_store
 from atproto_oauth_asgi.refresh_timing import RefreshTiming
@@ -43,9 +39,6 @@ from atproto_oauth_asgi.session import OAuthSession
 from atproto_oauth_asgi.sessions import Account, cookie_hash
 from atproto_oauth_asgi.settings import Settings
 from atproto_oauth_asgi.store import Store
-from atproto_oauth_asgi.vault import Vault
-
-log = logging.getLogger(__name__)
 
 #: When a refresh that is due starts: with the request, or with the session's first use.
 Refresh = Literal["on_request", "on_use"]
@@ -92,27 +85,26 @@ class ATProtoOAuth:
         self.refresh: Refresh = refresh
         self.cross_site_sessions = cross_site_sessions
         self.cookies = Cookies(self.settings)
-        self._own_store = store is not None
-        self._ring = embedded.key_ring(self.settings, own_store=self._own_store)
-        metadata = self.settings.client_metadata
-        self.core = Core(
-            settings=self.settings,
-            policy=self.settings.policy(),
-            metadata=metadata,
-            client=ClientIdentity(client_id=metadata.client_id, keys=self.settings.client_keys),
-            store=open_store(self.settings.store_url) if store is None else store,
-            vault=Vault(self._ring),
-            resolver=IdentityResolver(self._net, handle_resolver=handle_resolver),
-            discovery=Discovery(self._net),
-            timing=timing or RefreshTiming(),
-            on_login=on_login,
+        own_store = store is not None
+        #: The last stands in for those before it, see `override`.
+        self._footings = [
+            Footing(
+                settings=self.settings,
+                policy=self.settings.policy(),
+                store=open_store(self.settings.store_url) if store is None else store,
+                ring=embedded.key_ring(self.settings, own_store=own_store),
+                embedded_store=not own_store,
+                handle_resolver=handle_resolver,
+                timing=timing or RefreshTiming(),
+                on_login=on_login,
+            )
+        ]
+        self._footing = self._footings[0]
+        #: Footings that were entered on each event loop, to be left in reverse.
+        self._entered: WeakKeyDictionary[asyncio.AbstractEventLoop, list[Footing]] = (
+            WeakKeyDictionary()
         )
-        self._runtimes: WeakKeyDictionary[asyncio.AbstractEventLoop, Runtime] = WeakKeyDictionary()
-        # Most apps have one loop; looking in the weak dictionary costs more than the rest.
-        self._last: tuple[asyncio.AbstractEventLoop | None, Runtime | None] = (None, None)
         self._lock = threading.Lock()
-        self._opened_before = False
-        self._watches = Watches(self.core.timing)
         #: Our routes, by name `atproto_oauth:login` and so on; the middleware dispatches these.
         self.routes: list[Route] = Routes(self).build()
 
@@ -155,20 +147,16 @@ class ATProtoOAuth:
     # --- Life --------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        runtime = self.runtime()
-        runtime.owners += 1
-        # Somebody may be draining for the one before.
-        runtime.tasks.closing.clear()
-        try:
-            await self.open()
-        except BaseException:
-            await self._leave(runtime)
-            raise
-        runtime.keep_house()
+        footing = self._footing
+        await footing.__aenter__()
+        with self._lock:
+            self._entered.setdefault(asyncio.get_running_loop(), []).append(footing)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._leave(self.runtime())
+        with self._lock:
+            footing = self._entered[asyncio.get_running_loop()].pop()
+        await footing.__aexit__()
 
     async def open(self) -> Runtime:
         """Open the store on the running event loop, once, and check it.
@@ -177,72 +165,43 @@ class ATProtoOAuth:
             ConfigurationError: the database is behind or cannot be read with these keys.
             StoreUnavailable: the database does not answer.
         """
-        runtime = self.runtime()
-        if runtime.opened:
-            return runtime
-        async with runtime.opening:
-            if not runtime.opened:
-                if not self._opened_before and not self._own_store:
-                    await embedded.prepare(self.settings)
-                await self.core.store.open()
-                if not self._opened_before:
-                    await embedded.check_keys(self.settings, self.core.store, self._ring)
-                if not self._opened_before and not runtime.owners:
-                    # Nothing will drain a refresh at the end: add the middleware where it sees
-                    # lifespan, or use `async with oauth`.
-                    log.warning("oauth.no_lifespan", extra={"base_url": self.settings.base_url})
-                runtime.opened = self._opened_before = True
-        return runtime
+        return await self._footing.open()
 
     def runtime(self) -> Runtime:
         """Return what the running event loop owns."""
-        loop = asyncio.get_running_loop()
-        last, runtime = self._last
-        if last is loop and runtime is not None:
-            return runtime
-        runtime = self._runtimes.get(loop)
-        if runtime is None:
-            core = self.core
-            runtime = Runtime(
-                store=core.store,
-                policy=core.policy,
-                resolver=core.resolver,
-                discovery=core.discovery,
-                client=core.client,
-                vault=core.vault,
-                timing=core.timing,
-                watches=self._watches,
-                keep_alive=core.settings.keep_alive,
-            )
-            with self._lock:
-                # Their connections hold their loop, so they would never be let go.
-                for ended in [old for old in self._runtimes if old.is_closed()]:
-                    del self._runtimes[ended]
-                self._runtimes[loop] = runtime
-        self._last = (loop, runtime)
-        return runtime
+        return self._footing.runtime()
 
     def running(self) -> Runtime | None:
         """Return what the running event loop owns, if it owns anything yet."""
-        return self._runtimes.get(asyncio.get_running_loop())
+        return self._footing.running()
 
-    async def _leave(self, runtime: Runtime) -> None:
-        runtime.owners -= 1
-        if runtime.owners:
-            return
-        await runtime.tasks.drain(runtime.timing.marked_lease)
-        loop = asyncio.get_running_loop()
+    @property
+    def core(self) -> Core:
+        """What every event loop shares."""
+        return self._footing.core
+
+    @contextmanager
+    def override(self, *, net_policy: NetPolicy, store: Store | None = None) -> Generator[None]:
+        """Stand on another network, and another store, until the end of the block. For tests.
+
+        It holds for every thread and event loop, and opens nothing by itself. What is under way
+        ends on what it began with. Overrides nest, and may end in any order. The app's own
+        `handle_resolver` is not asked meanwhile.
+
+        Args:
+            net_policy: What may be reached.
+            store: Where sessions are; None keeps the app's store.
+        """
+        footing = self._footings[0].over(policy=net_policy, store=store)
         with self._lock:
-            # Whoever came meanwhile, or is not done yet, goes on with it.
-            if runtime.owners or runtime.attending or self._runtimes.get(loop) is not runtime:
-                runtime.tasks.closing.clear()
-                return
-            del self._runtimes[loop]
-            self._last = (None, None)
-        await runtime.aclose()
-
-    def _net(self) -> Net:
-        return self.runtime().net
+            self._footings.append(footing)
+            self._footing = footing
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._footings.remove(footing)
+                self._footing = self._footings[-1]
 
     # --- Login -------------------------------------------------------------------------------
 
@@ -380,10 +339,11 @@ class ATProtoOAuth:
             NoSession: no live session of the account covers the scopes.
             StoreUnavailable: nobody can say.
         """
-        runtime = self.runtime()
+        footing = self._footing
+        runtime = footing.runtime()
         # Without lifespan, requests of this loop use its connections: not this job's to close.
         borrowed = runtime.opened and not runtime.owners
-        async with nullcontext() if borrowed else self:
+        async with nullcontext() if borrowed else footing:
             for record in await runtime.sessions.of_account(did):
                 live = runtime.sessions.usable(record)
                 if live is not None and covers(live.scope, scopes):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 from starlette.types import ASGIApp
 
@@ -11,6 +11,9 @@ from atproto_oauth_asgi.testing.accounts import Account
 from atproto_oauth_asgi.testing.host import Host
 from atproto_oauth_asgi.testing.plc import Directory
 from atproto_oauth_asgi.testing.site import Site
+
+if TYPE_CHECKING:
+    from atproto_oauth_asgi.testing.network import Network
 
 
 class PolicyOverrides(TypedDict, total=False):
@@ -35,7 +38,11 @@ class Names(Mapping[str, ASGIApp]):
     It answers DNS look-ups too, so that nothing asks the real one.
     """
 
-    def __init__(self, plc: Directory, plc_site: Site, hosts: Sequence[Host]) -> None:
+    def __init__(
+        self, network: Network, plc: Directory, plc_site: Site, hosts: Sequence[Host]
+    ) -> None:
+        #: Whose names these are.
+        self.network = network
         self._plc = plc
         self._plc_site = plc_site
         self._hosts = hosts

@@ -18,7 +18,9 @@ from typing import Unpack
 from starlette.types import ASGIApp
 
 from atproto_oauth_asgi.net_policy import NetPolicy
+from atproto_oauth_asgi.oauth import ATProtoOAuth
 from atproto_oauth_asgi.testing.accounts import DEFAULT_PASSWORD, Account, did_for
+from atproto_oauth_asgi.testing.attachment import Attachment, client_app
 from atproto_oauth_asgi.testing.authorization_requests import (
     AuthorizationRequest,
     Redirection,
@@ -78,10 +80,11 @@ class Network:
         self._plc_app = Site(self.plc.answer, self._alterations)
         self._served = False
         self._background: Background | None = None
+        self._attachments: list[Attachment] = []
         #: The first PDS and authorization server.
         self.host = self._new_host(PDS_ORIGIN)
         self.hosts = [self.host]
-        self._names = Names(self.plc, self._plc_app, self.hosts)
+        self._names = Names(self, self.plc, self._plc_app, self.hosts)
         for handle in accounts:
             self.add_account(handle)
 
@@ -293,6 +296,31 @@ class Network:
             apps=self._names,
         )
         return replace(policy, **overrides)
+
+    def attach(self, oauth: ATProtoOAuth, *, keep_store: bool = False) -> Attachment:
+        """Let an app's `ATProtoOAuth` reach this network and nothing else, from now on.
+
+        Whatever its settings are, no port is opened, and sessions are kept in memory, so that
+        tests leave the app's database alone. It ends with `detach()`, or with the `with` block
+        that is put round what is returned. Attaching again changes nothing.
+
+        Args:
+            oauth: What the app is made with, opened already or not.
+            keep_store: Whether sessions go to the app's own store all the same.
+        """
+        again = oauth.core.policy.apps is self._names
+        attachment = Attachment(oauth, None if again else self.policy(), keep_store=keep_store)
+        if not again:
+            origin = oauth.settings.origin
+            self.register_client_app(origin, client_app(oauth))
+            attachment.on_detach(lambda: self._client_apps.pop(origin, None))
+            self._attachments.append(attachment)
+        return attachment
+
+    def detach(self) -> None:
+        """End what `attach` began, and forget who was logged in there."""
+        while self._attachments:
+            self._attachments.pop().detach()
 
     def environment(self) -> dict[str, str]:
         """Return the settings with which another process reaches the network while it is served."""

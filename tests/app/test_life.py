@@ -246,7 +246,7 @@ async def test_in_loopback_development_nothing_has_to_be_prepared(tmp_path: Path
 async def test_without_lifespan_everything_works_and_it_is_said_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    with caplog.at_level(logging.WARNING, "atproto_oauth_asgi.oauth"):
+    with caplog.at_level(logging.WARNING, "atproto_oauth_asgi.footing"):
         async with world(owned=False) as here:
             await here.login()
             assert (await here.browser.get("/me")).json()["handle"] == "alice.test"

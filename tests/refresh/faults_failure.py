@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from atproto_oauth_asgi import oauth as oauth_module
-from atproto_oauth_asgi import refresh
+from atproto_oauth_asgi import footing, refresh
 from atproto_oauth_asgi.commit import Committer
 from atproto_oauth_asgi.lease import Hold, Leases
 from atproto_oauth_asgi.live import LiveSession
@@ -148,7 +147,7 @@ def _no_drain(patch: pytest.MonkeyPatch) -> None:
 
 @fault("nobody says it")
 def _not_said(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(oauth_module.log, "warning", nothing)
+    patch.setattr(footing.log, "warning", nothing)
 
 
 @fault("the old refresh token is dropped")
