@@ -19,6 +19,8 @@ SOURCES = {
     "atproto_oauth_asgi_stores": ROOT / "stores" / "atproto_oauth_asgi_stores",
     "atproto_oauth_asgi_migrations": ROOT / "migrations" / "atproto_oauth_asgi_migrations",
 }
+#: The pytest plugin, a module of its own.
+PLUGIN = "atproto_oauth_asgi_pytest.py"
 
 
 def main() -> None:
@@ -50,12 +52,13 @@ def packaged(wheel: Path) -> Listing:
 
 def sources() -> Listing:
     """Name the files in the tree that belong in the wheel."""
-    return dict.fromkeys(
+    files = (
         f"{package}/{file.relative_to(folder).as_posix()}"
         for package, folder in SOURCES.items()
         for file in folder.rglob("*")
         if file.is_file() and "__pycache__" not in file.parts
     )
+    return dict.fromkeys([*files, PLUGIN])
 
 
 def compare(left: str, these: Listing, right: str, those: Listing) -> None:
