@@ -156,6 +156,8 @@ class AuthorizationRequests:
         request = self._requests.get(identifier)
         if request is None:
             raise Unanswerable("This sign-in session has expired")
+        if client_id is None:
+            raise Unanswerable("Invalid client_id")
         if request.code is not None:
             self._refuse(request, "This request was already authorized")
         if request.expires <= self._clock():

@@ -4,7 +4,7 @@ import base64
 import hashlib
 import hmac
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
 from atproto_oauth_asgi.testing.accounts import Accounts
@@ -19,6 +19,7 @@ from atproto_oauth_asgi.testing.client_registry import ClientRegistry
 from atproto_oauth_asgi.testing.consents import Consents
 from atproto_oauth_asgi.testing.dpop_verifier import DPoPRefused, DPoPVerifier, Proof, challenge
 from atproto_oauth_asgi.testing.faults import Faults
+from atproto_oauth_asgi.testing.permission_sets import PermissionSets
 from atproto_oauth_asgi.testing.replay_cache import ReplayCache
 from atproto_oauth_asgi.testing.request_log import Endpoint, RequestLog, RequestRecord, sha256_hex
 from atproto_oauth_asgi.testing.request_validation import (
@@ -28,7 +29,7 @@ from atproto_oauth_asgi.testing.request_validation import (
     check_token_request,
     read_form,
 )
-from atproto_oauth_asgi.testing.sessions import Session, Sessions, check_same_key
+from atproto_oauth_asgi.testing.sessions import Binding, Session, Sessions
 from atproto_oauth_asgi.testing.web import (
     Answer,
     ConnectionDropped,
@@ -67,7 +68,7 @@ class AuthorizationServer:
         verifier: DPoPVerifier,
         faults: Faults,
         log: RequestLog,
-        permission_sets: Mapping[str, tuple[str, ...]],
+        permission_sets: PermissionSets,
         clock: Callable[[], float],
         token_life: float,
     ) -> None:
@@ -116,24 +117,11 @@ class AuthorizationServer:
         if "atproto" not in granted:
             return self.requests.deny(request, description='The "atproto" scope is required')
         self.consents.add(request, did)
-        return self.requests.accept(request, did, self._expanded(granted))
+        return self.requests.accept(request, did, " ".join(self._permission_sets.expand(granted)))
 
     def included(self, scope: str) -> tuple[str, ...]:
         """Return the scopes that an `include:` scope stands for."""
-        nsid = scope.removeprefix("include:").partition("?")[0]
-        return self._permission_sets.get(nsid, ())
-
-    def _expanded(self, scopes: list[str]) -> str:
-        """Replace `include:` by what it stands for; `atproto` is then last."""
-        if not any(scope.startswith("include:") for scope in scopes):
-            return " ".join(scopes)
-        expanded: list[str] = []
-        for scope in scopes:
-            if scope.startswith("include:"):
-                expanded += self.included(scope)
-            elif scope != "atproto":
-                expanded.append(scope)
-        return " ".join([*expanded, "atproto"])
+        return tuple(self._permission_sets.expand([scope]))
 
     async def _par(self, request: Request, form: dict[str, str], _trace: _Trace) -> JSONObject:
         check_credentials(form)
@@ -145,9 +133,9 @@ class AuthorizationServer:
         )
         stated = form.get("dpop_jkt")
         if proof is not None and stated not in {None, proof.jkt}:
-            raise OAuthRefusal(
-                "invalid_request", '"dpop_jkt" parameters does not match the DPoP proof'
-            )
+            problem = "Invalid DPoP key binding"
+            header = challenge("invalid_token", problem)
+            raise OAuthRefusal("invalid_token", problem, status=401, headers=(header,))
         pushed = self.requests.push(
             client=client,
             client_auth=auth,
@@ -175,6 +163,11 @@ class AuthorizationServer:
         client, auth = await self._authenticator.authenticate(form)
         if proof is None:
             raise self._refused_proof(DPoPRefused("invalid_dpop_proof", "DPoP proof required"))
+        if form["grant_type"] not in {"authorization_code", "refresh_token"}:
+            raise OAuthRefusal(
+                "invalid_grant",
+                f'Grant type "{form["grant_type"]}" is not supported by the server',
+            )
         if form["grant_type"] not in client.grant_types:
             raise OAuthRefusal(
                 "invalid_grant", f'"{form["grant_type"]}" is not allowed for this client'
@@ -185,7 +178,9 @@ class AuthorizationServer:
         session = self.sessions.find_by_refresh_token(token)
         trace.session_id = session.id
         return self.sessions.refresh(
-            session, token=token, client_id=client.client_id, client_auth=auth, jkt=proof.jkt
+            session,
+            token=token,
+            by=Binding(client_id=client.client_id, client_auth=auth, jkt=proof.jkt),
         )
 
     def _exchange(
@@ -229,36 +224,43 @@ class AuthorizationServer:
         auth: ClientAuth,
         jkt: str,
     ) -> None:
-        if request.client.client_id != client.client_id:
-            raise OAuthRefusal("invalid_grant", "This code was issued for another client")
         if request.expires <= self._clock():
             raise OAuthRefusal("invalid_grant", "This code has expired")
-        check_same_key(request.client_auth, auth)
+        bound = Binding(
+            client_id=request.client.client_id, client_auth=request.client_auth, jkt=request.jkt
+        )
+        bound.check(Binding(client_id=client.client_id, client_auth=auth, jkt=jkt))
         if form["redirect_uri"] != request.redirect_uri:
             raise OAuthRefusal(
                 "invalid_grant",
                 "The redirect_uri parameter must match the one used in the authorization request",
             )
+        if not form.get("code_verifier"):
+            raise OAuthRefusal("invalid_grant", "code_verifier is required")
         wanted = request.parameters["code_challenge"]
-        digest = hashlib.sha256(form.get("code_verifier", "").encode()).digest()
+        digest = hashlib.sha256(form["code_verifier"].encode()).digest()
         challenge_made = base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
         if not hmac.compare_digest(wanted, challenge_made):
             raise OAuthRefusal("invalid_grant", "Invalid code_verifier")
         if not self._challenges.first_use(wanted, seconds=_CHALLENGE_LIFE):
             raise OAuthRefusal("invalid_grant", "Code challenge already used")
-        if request.jkt not in {None, jkt}:
-            raise OAuthRefusal("invalid_grant", "DPoP proof does not match the expected JKT")
 
     async def _revoke(self, request: Request, form: dict[str, str], trace: _Trace) -> JSONObject:
         check_credentials(form)
         if not form.get("token"):
-            raise OAuthRefusal("invalid_request", "Invalid request payload: Required at body.token")
-        self._check_proof(request)
+            raise OAuthRefusal(
+                "invalid_request",
+                "Invalid request payload: Required at body.token, or Required at body.token",
+            )
+        proof = self._check_proof(request)
         session: Session | None = self.sessions.find(form["token"])
         try:
             client, auth = await self._authenticator.authenticate(form)
             if session is not None:
-                self.sessions.check_client(session, client_id=client.client_id, client_auth=auth)
+                jkt = None if proof is None else proof.jkt
+                session.binding.check(
+                    Binding(client_id=client.client_id, client_auth=auth, jkt=jkt)
+                )
                 trace.session_id = session.id
                 self.sessions.end(session.id)
         except OAuthRefusal:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -18,6 +19,7 @@ from atproto_oauth_asgi.testing.web import OAuthRefusal
 
 ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
+_JWT = re.compile(r"[\w-]+\.[\w-]+\.[\w-]+", re.ASCII)
 _MAX_AGE = 60
 _JTI_LIFE = 66.0
 _ALGORITHMS = ["RS256", "PS256", "ES256", "ES384", "ES512"]
@@ -53,8 +55,8 @@ class ClientAuthenticator:
         client = await self._registry.find(form["client_id"])
         if client.auth_method == "none":
             return client, ClientAuth(method="none")
-        assertion = form.get("client_assertion")
-        if assertion is None:
+        assertion = form.get("client_assertion", "")
+        if form.get("client_assertion_type") != ASSERTION_TYPE or not _JWT.fullmatch(assertion):
             raise OAuthRefusal(
                 "invalid_request",
                 'client authentication method "private_key_jwt" required a "client_assertion"',

@@ -47,6 +47,9 @@ def parse_loopback_client_id(client_id: str) -> ClientMetadata | None:
     """Return the virtual metadata of a loopback client id, or `None` if it is not one.
 
     atproto OAuth: Localhost Client Development.
+
+    Raises:
+        OAuthRefusal: It is one without the `atproto` scope.
     """
     rest = client_id.removeprefix("http://localhost")
     if rest == client_id or "#" in rest:
@@ -63,10 +66,15 @@ def parse_loopback_client_id(client_id: str) -> ClientMetadata | None:
     if len(scopes) > 1 or len(scopes) + len(redirects) != len(pairs):
         return None
     scope = scopes[0].split(" ") if scopes else ["atproto"]
-    if "atproto" not in scope or "" in scope:
+    if "" in scope:
         return None
     if not all(_LOOPBACK_REDIRECT.fullmatch(uri) for uri in redirects):
         return None
+    if "atproto" not in scope:
+        raise _refused(
+            f'Invalid loopback client id "{client_id}": '
+            'ATProto Loopback ClientID must include "atproto" scope'
+        )
     return ClientMetadata(
         client_id=client_id,
         redirect_uris=tuple(redirects) or ("http://127.0.0.1/", "http://[::1]/"),
@@ -85,6 +93,8 @@ def check_client_id(client_id: str) -> None:
     """
     parts = urlsplit(client_id)
     host = parts.hostname or ""
+    if not parts.scheme or not parts.netloc:
+        raise _refused(f'Unable to obtain client metadata for "{client_id}": Invalid URL')
     if (
         parts.scheme != "https"
         or parts.path in {"", "/"}
@@ -191,6 +201,8 @@ def _scopes(document: Mapping[str, object]) -> tuple[str, ...]:
 def _grants(document: Mapping[str, object]) -> tuple[str, ...]:
     grants = strings(document.get("grant_types", ["authorization_code"]))
     for grant in grants:
+        if grant == "implicit":
+            raise _refused('Grant type "implicit" is not allowed')
         if grant not in {"authorization_code", "refresh_token"}:
             raise _refused(f'Grant type "{grant}" is not supported')
         if grants.count(grant) > 1:
@@ -207,7 +219,9 @@ def _auth_method(document: Mapping[str, object]) -> Literal["none", "private_key
     algorithm = document.get("token_endpoint_auth_signing_alg")
     if method == "none":
         if algorithm is not None:
-            raise _refused('token_endpoint_auth_signing_alg must not be provided with "none"')
+            raise _refused(
+                'token_endpoint_auth_method "none" must not have token_endpoint_auth_signing_alg'
+            )
         return "none"
     if method == "private_key_jwt":
         if document.get("jwks") is None and document.get("jwks_uri") is None:

@@ -16,16 +16,18 @@ from atproto_oauth_asgi.testing.client_metadata import (
     parse_loopback_client_id,
     public_keys,
 )
+from atproto_oauth_asgi.testing.client_schema import (
+    FetchRefused,
+    check_client_schema,
+    check_key_schema,
+    kind_of,
+)
 from atproto_oauth_asgi.testing.web import OAuthRefusal
 
 _MOST_BYTES = 512 * 1024
 _FORBIDDEN_HOSTS = ("example.com", "example.org", "example.net")
 
 T = TypeVar("T")
-
-
-class FetchRefused(Exception):
-    """Says why a client's document could not be had."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +78,7 @@ class ClientRegistry:
         check_client_id(client_id)
         try:
             document = await self._fetch(client_id)
+            check_client_schema(document)
         except FetchRefused as exc:
             raise OAuthRefusal(
                 "invalid_client_metadata",
@@ -98,7 +101,9 @@ class ClientRegistry:
         if kept is not None and kept.until > self._clock():
             return kept.value
         try:
-            keys = public_keys(await self._fetch(uri))
+            document = await self._fetch(uri)
+            check_key_schema(document)
+            keys = public_keys(document)
         except FetchRefused as exc:
             raise OAuthRefusal(
                 "invalid_client_metadata",
@@ -131,17 +136,19 @@ class ClientRegistry:
 def _json_object(answer: httpx.Response) -> dict[str, object]:
     if answer.is_redirect:
         raise FetchRefused("unexpected redirect")
-    if answer.status_code != 200:
-        raise FetchRefused(answer.reason_phrase)
     kind = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if not answer.is_success:
+        raise FetchRefused((kind == "text/plain" and answer.text) or answer.reason_phrase)
     if kind != "application/json":
         raise FetchRefused(f"Unexpected response Content-Type ({kind})")
     if len(answer.content) > _MOST_BYTES:
-        raise FetchRefused("Response too large")
+        raise FetchRefused("Unable to parse response as JSON")
     try:
         value: object = json.loads(answer.content)
     except ValueError as exc:
         raise FetchRefused("Unable to parse response as JSON") from exc
     if not isinstance(value, dict):
-        raise FetchRefused("Invalid document")
+        raise FetchRefused(
+            f"Validation failed with error: Expected object, received {kind_of(value)}"
+        )
     return cast("dict[str, object]", value)

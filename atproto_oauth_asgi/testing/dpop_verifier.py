@@ -177,7 +177,7 @@ def _verify_signature(proof: str) -> tuple[Mapping[str, object], str]:
 
 
 def _comparable(url: object) -> object:
-    """Return scheme, host, port and path; a query or fragment in a proof matches nothing."""
+    """Return scheme, host, port and path: like the reference server, this forgives a query."""
     if not isinstance(url, str):
         return None
     try:
@@ -185,8 +185,8 @@ def _comparable(url: object) -> object:
         port = parts.port or _DEFAULT_PORTS.get(parts.scheme)
     except ValueError:
         return None
-    if parts.query or parts.fragment or parts.username is not None:
-        return url
+    if parts.username is not None or parts.scheme not in _DEFAULT_PORTS:
+        return None
     return (parts.scheme, parts.hostname, port, parts.path or "/")
 
 

@@ -14,6 +14,7 @@ from atproto_oauth_asgi.testing.dpop_verifier import ALGORITHMS, DPoPVerifier, N
 from atproto_oauth_asgi.testing.faults import Faults
 from atproto_oauth_asgi.testing.interaction import Interaction
 from atproto_oauth_asgi.testing.pds import PDS
+from atproto_oauth_asgi.testing.permission_sets import PermissionSets
 from atproto_oauth_asgi.testing.request_log import RequestLog
 from atproto_oauth_asgi.testing.sign_up import CreateAccount
 from atproto_oauth_asgi.testing.site import Alterations, Site
@@ -39,7 +40,7 @@ class Host:
         faults: Faults,
         alterations: Alterations,
         log: RequestLog,
-        permission_sets: Mapping[str, tuple[str, ...]],
+        permission_sets: PermissionSets,
         clock: Callable[[], float],
         token_life: float,
         nonce_interval: float,
@@ -103,10 +104,9 @@ class Host:
             return text_answer(404, "Not Found")
         if request.method == method:
             return await handler(request)
-        refused = Answer(status=405, headers=(("allow", method),))
         if method == "POST":
-            return refused.with_header("dpop-nonce", self.nonces.current())
-        return refused
+            return Answer(status=405, headers=(("allow", method),))
+        return text_answer(404, "Not Found")
 
     async def _front(self, _request: Request) -> Answer:
         return text_answer(200, "This is a development PDS of the AT Protocol. Nothing is real.\n")

@@ -28,6 +28,7 @@ from atproto_oauth_asgi.testing.authorization_requests import (
 from atproto_oauth_asgi.testing.faults import Faults, Pause, When
 from atproto_oauth_asgi.testing.host import Host
 from atproto_oauth_asgi.testing.names import Names, PolicyOverrides
+from atproto_oauth_asgi.testing.permission_sets import Permissions, PermissionSets
 from atproto_oauth_asgi.testing.person import decide
 from atproto_oauth_asgi.testing.plc import Directory
 from atproto_oauth_asgi.testing.request_log import RequestLog, RequestRecord
@@ -76,7 +77,7 @@ class Network:
         self._clock = clock
         self._alterations = Alterations()
         self._client_apps: dict[str, ASGIApp] = {}
-        self._permission_sets: dict[str, tuple[str, ...]] = {}
+        self._permission_sets = PermissionSets()
         self._plc_app = Site(self.plc.answer, self._alterations)
         self._served = False
         self._background: Background | None = None
@@ -154,9 +155,18 @@ class Network:
         self.revoke_sessions(identifier)
         account.status = "deleted"
 
-    def add_permission_set(self, nsid: str, scopes: Sequence[str]) -> None:
-        """Publish a permission set: `include:<nsid>` stands for these scopes."""
-        self._permission_sets[nsid] = tuple(scopes)
+    def add_permission_set(self, nsid: str, permissions: Permissions) -> None:
+        """Publish a permission set: `include:<nsid>` stands for what it holds.
+
+        Args:
+            nsid: Name of the set.
+            permissions: Scope values, or permissions as a lexicon lists them. What is not under
+                the authority of the name is left out when the set is used, as servers do.
+
+        Raises:
+            ValueError: One of the scope values is ill-formed.
+        """
+        self._permission_sets.add(nsid, permissions)
 
     def register_client_app(self, origin: str, app: ASGIApp) -> None:
         """Let the authorization servers fetch client metadata and keys of an origin from an app."""
@@ -181,9 +191,12 @@ class Network:
             scope: What is granted of the scopes asked for; by default all that are understood.
 
         Raises:
-            ValueError: There is no such account or request: a browser would show an error page.
+            ValueError: There is no such account or request, or the account was taken down: a
+                browser would show an error page.
         """
         account = self.account(identifier)
+        if not account.usable:
+            raise ValueError(f"The server refuses the password: {identifier} was taken down.")
 
         def consent(host: Host, request: AuthorizationRequest) -> Redirection:
             return host.authorization_server.accept(request, account.did, scope)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl, quote, unquote
 
 _NSID = re.compile(
     r"[a-zA-Z](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?)+"
@@ -13,7 +13,9 @@ _NSID = re.compile(
 )
 _AUDIENCE = re.compile(r"did:[a-z]+:[A-Za-z0-9._:%-]+#[A-Za-z0-9_.-]+")
 _MIME = re.compile(r"\*/\*|[a-z0-9!#$&^_.+-]+/(?:\*|[a-z0-9!#$&^_.+-]+)")
-_ACTIONS = frozenset({"create", "update", "delete"})
+_SCOPE = re.compile(r"[\x21\x23-\x5B\x5D-\x7E]+(?: [\x21\x23-\x5B\x5D-\x7E]+)*")
+REPO_ACTIONS = ("create", "update", "delete")
+_ACTIONS = frozenset(REPO_ACTIONS)
 _STATIC = frozenset({"atproto", "transition:generic", "transition:email", "transition:chat.bsky"})
 #: Resource → (name of the positional parameter, other parameters).
 _SHAPES = {
@@ -56,9 +58,45 @@ def parse_permission(scope: str) -> Permission | None:
         parameters[main] = (unquote(positional),)
     values = parameters.pop(main, ())
     permission = Permission(resource=resource, values=values, parameters=parameters)
-    if parameters.keys() - others or not values or not _well_formed(permission):
+    if parameters.keys() - others or not values or not well_formed(permission):
         return None
     return permission
+
+
+def format_permission(permission: Permission) -> str:
+    """Return a permission as a scope value, in the reference server's one way to write it."""
+    main = _SHAPES[permission.resource][0]
+    values = sorted(set(permission.values)) if len(permission.values) > 1 else permission.values
+    values = ("*",) if "*" in values else tuple(values)
+    head = permission.resource
+    pairs: list[tuple[str, str]] = []
+    if len(values) == 1:
+        head += f":{_escaped(values[0])}"
+    else:
+        pairs += [(main, value) for value in values]
+    for name, given in permission.parameters.items():
+        if name == "action" and permission.resource == "repo":
+            actions = [action for action in REPO_ACTIONS if action in given]
+            pairs += [(name, action) for action in actions if len(actions) < len(REPO_ACTIONS)]
+        else:
+            pairs += [(name, value) for value in given]
+    query = "&".join(f"{name}={_escaped(value)}" for name, value in pairs)
+    return f"{head}?{query}" if query else head
+
+
+def needed(resource: str, value: str, **parameters: str) -> str:
+    """Return the scope value that a refusal says is missing."""
+    named: dict[str, tuple[str, ...]] = {name: (given,) for name, given in parameters.items()}
+    return format_permission(Permission(resource=resource, values=(value,), parameters=named))
+
+
+def _escaped(value: str) -> str:
+    return quote(value, safe=":/+,@%*")
+
+
+def is_scope(scope: str) -> bool:
+    """Say whether a `scope` is well-formed (RFC 6749 §3.3)."""
+    return _SCOPE.fullmatch(scope) is not None
 
 
 def is_understood(scope: str) -> bool:
@@ -102,8 +140,14 @@ class Grants:
 
     def allows_email(self) -> bool:
         """Say whether the account's e-mail address may be read."""
-        return "transition:email" in self._static or any(
-            "email" in permission.values for permission in self._of("account")
+        return "transition:email" in self._static or self.allows_account("email", "read")
+
+    def allows_account(self, attribute: str, action: str) -> bool:
+        """Say whether an attribute of the account may be read or managed."""
+        return any(
+            attribute in permission.values
+            and {"manage", action} & set(permission.parameter("action") or ("read",))
+            for permission in self._of("account")
         )
 
     def allows_identity(self, attribute: str) -> bool:
@@ -114,7 +158,8 @@ class Grants:
         return (found for found in self._permissions if found.resource == resource)
 
 
-def _well_formed(permission: Permission) -> bool:
+def well_formed(permission: Permission) -> bool:
+    """Say whether the server understands all values of a permission."""
     values, parameter = permission.values, permission.parameter
     match permission.resource:
         case "repo":

@@ -10,12 +10,11 @@ from urllib.parse import urlsplit
 
 from atproto_oauth_asgi.testing.client_authentication import ASSERTION_TYPE
 from atproto_oauth_asgi.testing.client_metadata import ClientMetadata, unknown_scopes
-from atproto_oauth_asgi.testing.permissions import parse_permission
+from atproto_oauth_asgi.testing.permissions import is_scope, parse_permission
 from atproto_oauth_asgi.testing.web import OAuthRefusal, Request
 
 _PROMPTS = ("none", "login", "consent", "select_account", "create")
 _MODES = ("query", "fragment", "form_post")
-_CHALLENGE = re.compile(r"[A-Za-z0-9_-]{43}")
 _LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _HANDLE = re.compile(rf"(?:{_LABEL}\.)+[a-z](?:[a-z0-9-]{{0,61}}[a-z0-9])?", re.IGNORECASE)
 _DID = re.compile(r"did:(?:plc:[a-z2-7]{24}|web:[a-z0-9.-]+(?:%3A\d+)?)")
@@ -30,13 +29,15 @@ def read_form(request: Request) -> dict[str, str]:
     if request.content_type == "application/x-www-form-urlencoded":
         return request.form()
     if request.content_type != "application/json":
-        raise OAuthRefusal("invalid_request", "Unsupported Content-Type")
+        raise OAuthRefusal(
+            "invalid_request", f"Unsupported content-type: {request.content_type}", status=415
+        )
     try:
         value: object = json.loads(request.body)
     except ValueError as exc:
-        raise OAuthRefusal("invalid_request", "Invalid JSON body") from exc
+        raise OAuthRefusal("invalid_request", "Invalid JSON") from exc
     if not isinstance(value, dict):
-        raise OAuthRefusal("invalid_request", "Invalid JSON body")
+        raise OAuthRefusal("invalid_request", "Invalid JSON")
     members = cast("dict[str, object]", value)
     return {name: item for name, item in members.items() if isinstance(item, str)}
 
@@ -47,23 +48,19 @@ def check_credentials(form: Mapping[str, str]) -> None:
     Raises:
         OAuthRefusal: `invalid_request`.
     """
-    asserted = "client_assertion_type" in form or "client_assertion" in form
-    if "client_id" in form and not asserted:
+    if "client_id" in form:
+        # An ill-formed assertion beside it counts as none.
         return
-    problems: list[str] = []
-    if "client_id" not in form:
-        problems.append("Required at body.client_id")
+    problems = ["Required at body.client_id"]
     if form.get("client_assertion_type") != ASSERTION_TYPE:
         problems.append(
             f'Invalid literal value, expected "{ASSERTION_TYPE}" at body.client_assertion_type'
         )
     if "client_assertion" not in form:
         problems.append("Required at body.client_assertion")
-    if "client_id" not in form:
-        problems[-1] += ", or Required at body.client_id"
-        problems.append("Required at body.client_secret, or Required at body.client_id")
-    if problems:
-        raise OAuthRefusal("invalid_request", "Client credentials missing: " + "; ".join(problems))
+    problems[-1] += ", or Required at body.client_id"
+    problems.append("Required at body.client_secret, or Required at body.client_id")
+    raise OAuthRefusal("invalid_request", "Client credentials missing: " + "; ".join(problems))
 
 
 def check_token_request(form: Mapping[str, str]) -> None:
@@ -83,8 +80,15 @@ def check_token_request(form: Mapping[str, str]) -> None:
                 )
         case "refresh_token":
             problems += _missing(form, "refresh_token")
+        case "password":
+            problems += _missing(form, "username", "password")
+        case "client_credentials":
+            pass
         case _:
-            problems += _missing(form, "username", "password") or ["Unsupported grant_type"]
+            problems.append(
+                "Invalid discriminator value. Expected 'authorization_code' | 'refresh_token' | "
+                "'password' | 'client_credentials' at body.grant_type"
+            )
     if problems:
         raise OAuthRefusal("invalid_grant", "Invalid request payload: " + "; ".join(problems))
 
@@ -103,8 +107,20 @@ def check_authorization_syntax(form: Mapping[str, str]) -> None:
             'Invalid authorization request: Use of "localhost" hostname is not allowed '
             '(RFC 8252), use a loopback IP such as "127.0.0.1" instead at body.redirect_uri'
         )
+    if redirect_uri is not None:
+        parts = urlsplit(redirect_uri)
+        if parts.scheme == "http" and parts.hostname not in {"127.0.0.1", "::1"}:
+            raise _invalid(
+                'Invalid authorization request: URL must use "localhost", "127.0.0.1" or "[::1]" '
+                "as hostname at body.redirect_uri"
+            )
     if "response_type" not in form:
-        raise _invalid("Invalid authorization request: Required at body.response_type")
+        raise _invalid(
+            "Invalid authorization request: Required at body.response_type, "
+            "or Required at body.request, or Required at body.request"
+        )
+    if "scope" in form and not is_scope(form["scope"]):
+        raise _invalid("Invalid authorization request: Invalid OAuth scope at body.scope")
 
 
 def check_authorization_request(
@@ -120,19 +136,18 @@ def check_authorization_request(
     Raises:
         OAuthRefusal: As the reference server answers.
     """
+    for name in ("claims", "id_token_hint", "nonce"):
+        if name in form:
+            raise _invalid(f'Unsupported "{name}" parameter')
     if form["response_type"] != "code":
         raise OAuthRefusal(
             "unsupported_response_type", f'Unsupported response_type "{form["response_type"]}"'
         )
     _check_scope(form.get("scope", ""), client, resolves)
-    if "nonce" in form:
-        raise _invalid('Unsupported "nonce" parameter')
-    if "code_challenge" not in form:
+    if not form.get("code_challenge"):
         raise _invalid("Use of PKCE is required")
     if form.get("code_challenge_method", "plain") != "S256":
         raise _invalid('atproto requires use of "S256" code_challenge_method')
-    if _CHALLENGE.fullmatch(form["code_challenge"]) is None:
-        raise _invalid('Invalid "code_challenge"')
     hint = form.get("login_hint", "").lower()
     if hint and _HANDLE.fullmatch(hint) is None and _DID.fullmatch(hint) is None:
         raise _invalid(f'Invalid login_hint "{hint}"')

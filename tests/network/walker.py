@@ -82,7 +82,7 @@ class Walker:
 
     def __init__(
         self,
-        network: Network,
+        network: Network | None,
         http: httpx.AsyncClient,
         *,
         clock: Callable[[], float],
@@ -92,18 +92,23 @@ class Walker:
         scope: str = SCOPE,
         origin: str | None = None,
     ) -> None:
-        self.network = network
+        self._network = network
         self.http = http
         self.clock = clock
         self.scope = scope
         self.redirect_uri = redirect_uri
         self.client_id = client_id or loopback_client_id(redirect_uri, scope)
         self.client_key = client_key
-        self.origin = origin or network.host.origin
+        self.origin = origin or self.network.host.origin
         self.key = Key()
         self.nonce: str | None = None
         self.state = ""
         self.verifier = ""
+
+    @property
+    def network(self) -> Network:
+        assert self._network is not None, "this walker walks elsewhere"
+        return self._network
 
     def url(self, path: str) -> str:
         return f"{self.origin}{path}"
@@ -146,10 +151,11 @@ class Walker:
                 "exp": now + 60,
                 **claims,
             }
+            kept = {name: value for name, value in payload.items() if value is not None}
             header = {"alg": "ES256", **({} if key.kid is None else {"kid": key.kid})}
             form |= {
                 "client_assertion_type": ASSERTION_TYPE,
-                "client_assertion": key.sign(header, payload),
+                "client_assertion": key.sign(header, kept),
             }
         return form
 

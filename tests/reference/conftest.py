@@ -27,6 +27,23 @@ class ReferenceFactory(Protocol):
     def __call__(self, **options: Any) -> ReferenceNetwork: ...
 
 
+@contextlib.contextmanager
+def running_networks() -> Generator[ReferenceFactory]:
+    """Start networks as they are asked for; stop them all at the end of the block."""
+    with contextlib.ExitStack() as stack:
+        running: dict[str, ReferenceNetwork] = {}
+
+        def start(**options: Any) -> ReferenceNetwork:
+            key = repr(sorted(options.items()))
+            if key not in running:
+                running[key] = stack.enter_context(ReferenceNetwork(**options))
+            # A test that failed may have left some.
+            running[key].control.clear_faults()
+            return running[key]
+
+        yield start
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     patient = not is_installed()
     for item in items:
@@ -59,18 +76,8 @@ def reference_factory(reference_install: Installed) -> Generator[ReferenceFactor
     A test that stops, spoils or joins one uses `with ReferenceNetwork(…)` after asking for
     `reference_install`.
     """
-    with contextlib.ExitStack() as stack:
-        running: dict[str, ReferenceNetwork] = {}
-
-        def start(**options: Any) -> ReferenceNetwork:
-            key = repr(sorted(options.items()))
-            if key not in running:
-                running[key] = stack.enter_context(ReferenceNetwork(**options))
-            # A test that failed may have left some.
-            running[key].control.clear_faults()
-            return running[key]
-
-        yield start
+    with running_networks() as factory:
+        yield factory
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import shutil
 import sqlite3
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self, TypedDict
@@ -223,15 +223,39 @@ class ReferenceNetwork:
 
         It is what a rotation does to the token before it, so the refusal is the server's own.
         """
+        with self._database() as database:
+            database.execute(
+                "UPDATE token SET tokenId = 'tok-' || lower(hex(randomblob(16))) WHERE did = ?",
+                (did,),
+            )
+
+    def age(self, seconds: float) -> None:
+        """Let authorization requests, codes and sessions be older than they are.
+
+        Nonces, replayed `jti`s and what the signed tokens say themselves stay as they are.
+        """
+        requests = """
+            UPDATE authorization_request
+            SET expiresAt = strftime('%Y-%m-%dT%H:%M:%fZ', expiresAt, :shift)
+        """
+        sessions = """
+            UPDATE token
+            SET createdAt = strftime('%Y-%m-%dT%H:%M:%fZ', createdAt, :shift),
+                updatedAt = strftime('%Y-%m-%dT%H:%M:%fZ', updatedAt, :shift),
+                expiresAt = strftime('%Y-%m-%dT%H:%M:%fZ', expiresAt, :shift)
+        """
+        with self._database() as database:
+            for statement in (requests, sessions):
+                database.execute(statement, {"shift": f"-{seconds} seconds"})
+
+    @contextlib.contextmanager
+    def _database(self) -> Generator[sqlite3.Connection]:
         data = self._data or self._temporary
         if data is None:
             raise RuntimeError("the network is not running")
         database = sqlite3.connect(data / "account.sqlite", timeout=10)
         with contextlib.closing(database), database:
-            database.execute(
-                "UPDATE token SET tokenId = 'tok-' || lower(hex(randomblob(16))) WHERE did = ?",
-                (did,),
-            )
+            yield database
 
     def move_account(self, did: str, pds: str) -> None:
         """Let the directory name another PDS for an account; the data stays where it is."""

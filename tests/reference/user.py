@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from http.cookiejar import CookieJar
 from typing import Any, Self
 
 import httpx
@@ -30,12 +31,12 @@ class HttpUser:
     """A person at the authorization page, without a browser.
 
     It makes the calls the page's own JavaScript makes, with the cookies and Sec-Fetch headers of a
-    browser. One instance is one browser: what is remembered stays with it. Methods that return a
-    callback URL do not open it: that is the app's.
+    browser. One instance is one browser: what is remembered stays with it, or with `cookies`.
+    Methods that return a callback URL do not open it: that is the app's.
     """
 
-    def __init__(self) -> None:
-        self._http = httpx.AsyncClient(timeout=20, trust_env=False)
+    def __init__(self, cookies: CookieJar | None = None) -> None:
+        self._http = httpx.AsyncClient(timeout=20, trust_env=False, cookies=cookies)
         self._page = httpx.URL()
 
     async def __aenter__(self) -> Self:
