@@ -9,6 +9,7 @@ from .access import session_or_none as session_or_none
 from .core import Login as Login
 from .errors import ATProtoOAuthError as ATProtoOAuthError
 from .errors import LoginRefused as LoginRefused
+from .instrumentation import Event as Event
 from .keys import ClientKeys as ClientKeys
 from .middleware import ATProtoOAuthMiddleware as ATProtoOAuthMiddleware
 from .oauth import ATProtoOAuth as ATProtoOAuth

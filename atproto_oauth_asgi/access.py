@@ -159,7 +159,7 @@ def error_response(conn: HTTPConnection, exc: Exception) -> Response:
         content["scope"] = " ".join(exc.missing)
     if url is not None:
         content["login_url"] = url
-    return JSONResponse(content, status_code=exc.status, headers=_headers(exc))
+    return JSONResponse(content, status_code=exc.status, headers=error_headers(exc))
 
 
 def is_page(conn: HTTPConnection) -> bool:
@@ -178,7 +178,7 @@ def prepare(error: RequestError, conn: HTTPConnection, session: OAuthSession | N
     place = conn.scope.get(_PLACE)
     if isinstance(place, Place) and conn.scope["type"] == "websocket":
         place.refused = error
-    headers = {"content-type": "application/json", **_headers(error)}
+    headers = {"content-type": "application/json", **error_headers(error)}
     if url is not None:
         error.login(url)
         if is_page(conn):
@@ -187,10 +187,11 @@ def prepare(error: RequestError, conn: HTTPConnection, session: OAuthSession | N
     error.headers = headers
 
 
-def _headers(error: ATProtoOAuthError) -> dict[str, str]:
+def error_headers(error: ATProtoOAuthError) -> dict[str, str]:
+    """Return the headers of an answer that reports an error."""
     headers = {"cache-control": "no-store"}
     if error.retryable:
-        headers["retry-after"] = "5"
+        headers["retry-after"] = str(error.retry_after)
     return headers
 
 

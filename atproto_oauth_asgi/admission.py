@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import secrets
 import time
 from collections.abc import Sequence
@@ -31,8 +30,6 @@ from atproto_oauth_asgi.sessions import cookie_hash, unended
 from atproto_oauth_asgi.store import BrowserLogin, NewSession, SessionRecord
 from atproto_oauth_asgi.tokens import TokenResponse, Tokens
 from atproto_oauth_asgi.vault import Owner
-
-log = logging.getLogger(__name__)
 
 #: For the fresh look at the account that the tokens are for, in seconds.
 VERIFY_DEADLINE = 20.0
@@ -156,10 +153,7 @@ async def admit(
     runtime.sessions.keep(live)
     if cookie is not None:
         runtime.sessions.forget_cookie(cookie)
-    log.info(
-        "login.finished",
-        extra={"session": live.id, "did": live.did, "issuer": live.issuer},
-    )
+    core.events.info("login.finished", session=live.id, did=live.did, issuer=live.issuer)
     for record in replaced:
         _retire(runtime, record)
     return live.id, Finished(cookie=new_cookie, next=attempt.next, response=answer)
@@ -218,6 +212,7 @@ async def _browser(
 
 
 def _retire(runtime: Runtime, record: SessionRecord) -> None:
+    runtime.events.info("session.ended", session=record.id, did=record.did, reason="replaced")
     if runtime.sessions.unusable_reason(record) not in {None, "reauth_required"}:
         return
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Literal, cast
 
 import httpx
 
@@ -18,6 +18,8 @@ from atproto_oauth_asgi.words import error_code, harmless
 _PUBLIC = frozenset({"client_id", "redirect_uri", "scope", "client_assertion_type", "login_hint"})
 
 BeforeSend = Callable[[], Awaitable[None]]
+#: The nonce that it wants, or the time by its clock.
+Learnt = Literal["nonce", "time"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,11 +29,12 @@ class ClientIdentity:
     client_id: str
     keys: ClientKeys | None
 
-    def authenticate(self, issuer: str, kid: str | None) -> dict[str, str]:
+    def authenticate(self, issuer: str, kid: str | None, *, skew: int = 0) -> dict[str, str]:
         """Return the form fields that authenticate one HTTP attempt.
 
         `client_id` is always there. A session keeps the key it began with: `kid` names it, and
-        None is a public client. Each call has an assertion `jti` of its own.
+        None is a public client. Each call has an assertion `jti` of its own. `skew` is what is
+        known of the server's clock, in seconds.
 
         Raises:
             ClientKeyMissing: CLIENT_KEYS does not hold that key any more.
@@ -40,7 +43,7 @@ class ClientIdentity:
         if kid is not None:
             keys = self.keys or ClientKeys.none()
             fields["client_assertion_type"] = ASSERTION_TYPE
-            fields["client_assertion"] = keys.assertion(kid, self.client_id, issuer)
+            fields["client_assertion"] = keys.assertion(kid, self.client_id, issuer, skew=skew)
         return fields
 
 
@@ -49,8 +52,9 @@ class ASAnswer:
     """An authorization server's answer to one HTTP attempt."""
 
     answer: Answer
-    #: Whether the server asked for the same request again, with a nonce it now gave.
-    nonce_wanted: bool
+    #: What the server told with its refusal, before it looked at anything else, and what the same
+    #: request may succeed with.
+    learnt: Learnt | None
     #: Whether the answer carried a usable DPoP nonce.
     nonce_given: bool
     #: What the server was sent and nobody else may see.
@@ -100,10 +104,10 @@ async def attempt(
     """
     url = httpx.URL(endpoint)
     origin = origin_of(url)
-    sent = nonces.get(origin)
+    sent, skew = nonces.get(origin), nonces.clocks.offset(origin)
     # The name `authenticate` comes last: nothing in the form may replace it.
-    fields = {**form, **client.authenticate(issuer, kid)}
-    proof = key.proof("POST", target_uri(url), nonce=sent)
+    fields = {**form, **client.authenticate(issuer, kid, skew=skew)}
+    proof = key.proof("POST", target_uri(url), nonce=sent, skew=skew)
     answer = await net.post_form(
         endpoint,
         fields,
@@ -112,14 +116,17 @@ async def attempt(
         before_send=before_send,
     )
     given = nonces.learn(origin, answer.headers)
-    challenged = answer.status in {400, 401} and "use_dpop_nonce" in {
-        _text(answer, "error"),
-        dpop_error(answer.headers),
-    }
+    errors = {_text(answer, "error"), dpop_error(answer.headers)}
+    learnt: Learnt | None = None
+    if answer.status in {400, 401}:
+        # Asking again with a nonce that was just refused would never end (RFC 9449 §8).
+        if "use_dpop_nonce" in errors and given not in {None, sent}:
+            learnt = "nonce"
+        elif "invalid_dpop_proof" in errors and nonces.clocks.learn(origin, answer.headers):
+            learnt = "time"
     return ASAnswer(
         answer=answer,
-        # Asking again with a nonce that was just refused would never end (RFC 9449 §8).
-        nonce_wanted=challenged and given is not None and given != sent,
+        learnt=learnt,
         nonce_given=given is not None,
         sent=(proof, *(value for name, value in fields.items() if name not in _PUBLIC)),
     )
@@ -137,22 +144,21 @@ async def post(
     nonces: Nonces,
     deadline: float = 10.0,
 ) -> ASAnswer:
-    """Send a form and, if the server wants a nonce first, send it once more (RFC 9449 §8).
+    """Send a form, and once more for each thing the server wanted first (RFC 9449 §8).
 
     Raises:
         FetchError: there was no answer.
         ClientKeyMissing: the session's client key is gone.
     """
-    result = await attempt(
-        net, client, endpoint, form,
-        issuer=issuer, kid=kid, key=key, nonces=nonces, deadline=deadline,
-    )  # fmt: skip
-    if result.nonce_wanted:
+    told: set[Learnt] = set()
+    while True:
         result = await attempt(
             net, client, endpoint, form,
             issuer=issuer, kid=kid, key=key, nonces=nonces, deadline=deadline,
         )  # fmt: skip
-    return result
+        if result.learnt is None or result.learnt in told:
+            return result
+        told.add(result.learnt)
 
 
 def _text(answer: Answer, member: str) -> str | None:

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import hmac
 import json
-import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -53,8 +52,6 @@ from atproto_oauth_asgi.store import (
 from atproto_oauth_asgi.tasks import finish
 from atproto_oauth_asgi.tokens import TokenResponse
 from atproto_oauth_asgi.words import ERROR_CODE
-
-log = logging.getLogger(__name__)
 
 #: A callback repeated by the same browser within this time gets the first one's outcome.
 REPEAT_MS = 60_000
@@ -111,7 +108,11 @@ async def finish_login(
         CallbackFailed: the login ended without a session.
         StoreUnavailable: nobody can say; the attempt may still be there.
     """
-    parameters = _parameters(request)
+    try:
+        parameters = _parameters(request)
+    except CallbackFailed:
+        core.events.warning("callback.refused", reason="parameters")
+        raise
     key_hash = digest(parameters["state"])
     consumed = await core.store.consume(key_hash, kind=KIND)
     if consumed is None or not _bound(consumed, browser_secret):
@@ -122,6 +123,8 @@ async def finish_login(
                 await core.store.record_outcome(
                     key_hash, json.dumps({"error": InvalidCallback.code})
                 )
+        reason = "unknown_state" if consumed is None else "other_browser"
+        core.events.warning("callback.refused", reason=reason)
         raise CallbackFailed(InvalidCallback())
     if consumed.expired:
         raise CallbackFailed(LoginExpired())
@@ -157,6 +160,7 @@ def _bound(consumed: Consumed, browser_secret: str | None) -> bool:
 async def _repeat(core: Core, key_hash: bytes, consumed: Consumed) -> Finished:
     """Answer a reload or a cancelled navigation with the first callback's outcome."""
     if consumed.consumed_ago_ms > REPEAT_MS:
+        core.events.warning("callback.refused", reason="used")
         raise CallbackFailed(InvalidCallback())
     end = time.monotonic() + REPEAT_WAIT
     pause = 0.02
@@ -199,7 +203,7 @@ async def _finish(
         session_id, finished = await _exchange(core, runtime, request, parameters, attempt, cookie)
         outcome = {"session": session_id, "next": attempt.next}
     except ATProtoOAuthError as exc:
-        log.warning("login.failed", extra={"error": exc.code, "why": str(exc)})
+        core.events.warning("login.failed", error=exc.code, why=str(exc))
         outcome["error"] = exc.code
         if isinstance(exc, LoginRefused):
             outcome["sentence"] = exc.sentence
@@ -260,7 +264,7 @@ async def _exchange(
     except ClientKeyMissing as exc:
         raise LoginExpired(str(exc)) from exc
     if answer.answer.status != HTTPStatus.OK:
-        raise refusal(answer)
+        raise refusal(answer, core.events)
     document: Mapping[str, object] = {}
     received = _Received(
         did=attempt.did or "unknown",

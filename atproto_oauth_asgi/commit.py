@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 
 from atproto_oauth_asgi.errors import SealBroken, StoreUnavailable
+from atproto_oauth_asgi.instrumentation import Events
 from atproto_oauth_asgi.live import Flight, LiveSession
 from atproto_oauth_asgi.refresh_timing import RefreshTiming, milliseconds
 from atproto_oauth_asgi.revocation import Revoker
@@ -14,8 +14,6 @@ from atproto_oauth_asgi.store import Refreshed, SessionRecord, Store
 from atproto_oauth_asgi.tasks import Tasks
 from atproto_oauth_asgi.tokens import TokenResponse, Tokens
 from atproto_oauth_asgi.vault import Owner, Vault
-
-log = logging.getLogger(__name__)
 
 
 class Committer:
@@ -29,7 +27,9 @@ class Committer:
         revoker: Revoker,
         timing: RefreshTiming,
         tasks: Tasks,
+        events: Events,
     ) -> None:
+        self._events = events
         self._store = store
         self._vault = vault
         self._revoker = revoker
@@ -82,17 +82,15 @@ class Committer:
                 async with asyncio.timeout(self._timing.commit_try):
                     if await self._try(live, tokens, refreshed, version=version, owner=owner):
                         return
-            except Exception as exc:
+            except Exception as exc:  # noqa: BLE001  # told with its traceback
                 # Whatever a store raises: nobody else has these tokens.
-                log.warning(
-                    "commit.retry",
-                    extra={"session": live.id, "did": live.did},
-                    exc_info=not isinstance(exc, StoreUnavailable | TimeoutError),
+                passing = isinstance(exc, StoreUnavailable | TimeoutError)
+                self._events.warning(
+                    "commit.retry", None if passing else exc, session=live.id, did=live.did
                 )
             if last:
-                log.critical(
-                    "session.lost_rotation",
-                    extra={"session": live.id, "did": live.did, "version": version + 1},
+                self._events.critical(
+                    "session.lost_rotation", session=live.id, did=live.did, version=version + 1
                 )
                 return
             await self._pause()
@@ -111,7 +109,7 @@ class Committer:
         if await self._store.commit_refresh(
             live.id, version=version, owner=owner, refreshed=refreshed
         ):
-            log.info("session.refreshed", extra=fields)
+            self._events.info("session.refreshed", **fields)
             return True
         record: SessionRecord | None = await self._store.load_session(live.id)
         if record is None or record.status == "ended":
@@ -121,15 +119,15 @@ class Committer:
             return True
         if record.version == version + 1 and record.lease_owner == owner:
             # The commit had arrived; only its acknowledgement was lost.
-            log.info("session.refreshed", extra=fields)
+            self._events.info("session.refreshed", **fields)
             return True
         if record.version > version:
             # Never revoke here: revoking any token of a grant ends the other worker's too.
-            log.warning("refresh.superseded", extra=fields)
+            self._events.warning("refresh.superseded", **fields)
             try:
                 live.adopt(record, replace=True)
             except SealBroken:
-                log.exception("session.seal_broken", extra=fields)
+                self._events.exception("session.seal_broken", **fields)
                 live.end("lost_rotation")
             return True
         return False

@@ -12,6 +12,7 @@ from atproto_oauth_asgi.authorization_server import ClientIdentity
 from atproto_oauth_asgi.discovery import Discovery
 from atproto_oauth_asgi.identifiers import Did, Handle
 from atproto_oauth_asgi.identity import IdentityResolver
+from atproto_oauth_asgi.instrumentation import Events
 from atproto_oauth_asgi.metadata import ClientMetadata
 from atproto_oauth_asgi.net_policy import NetPolicy
 from atproto_oauth_asgi.refresh_timing import RefreshTiming
@@ -57,4 +58,5 @@ class Core:
     resolver: IdentityResolver
     discovery: Discovery
     timing: RefreshTiming
+    events: Events
     on_login: OnLogin | None

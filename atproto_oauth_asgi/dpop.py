@@ -20,6 +20,9 @@ import httpx
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from atproto_oauth_asgi.clock_skew import Clocks
+from atproto_oauth_asgi.instrumentation import Events
+
 _ES256 = ec.ECDSA(hashes.SHA256())
 _NONCE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,1024}")
 _PARAM = re.compile(r'([!#$%&\'*+.^_`|~0-9A-Za-z-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))')
@@ -91,7 +94,9 @@ class DPoPKey:
             serialization.NoEncryption(),
         )
 
-    def proof(self, method: str, uri: str, *, nonce: str | None, ath: str | None = None) -> str:
+    def proof(
+        self, method: str, uri: str, *, nonce: str | None, ath: str | None = None, skew: int = 0
+    ) -> str:
         """Make a proof for one HTTP attempt; it has a `jti` of its own (RFC 9449 §4.2).
 
         Args:
@@ -99,10 +104,11 @@ class DPoPKey:
             uri: The request's `htu`, as `target_uri` makes it.
             nonce: The server's last nonce, checked by `Nonces`.
             ath: `token_hash` of the access token, on requests to a PDS only.
+            skew: Seconds by which the server's clock is known to be ahead of ours.
         """
         claims = (
             f'{{"jti":"{os.urandom(16).hex()}","htm":{quoted(method)},"htu":{quoted(uri)}'
-            f',"iat":{int(time.time())}'
+            f',"iat":{int(time.time()) + skew}'
         )
         if nonce is not None:
             claims += f',"nonce":{quoted(nonce)}'
@@ -141,13 +147,15 @@ class Nonces:
     most servers use one nonce for all, which saves a round trip.
     """
 
-    __slots__ = ("_by_origin", "_shared")
+    __slots__ = ("_by_origin", "_shared", "clocks")
 
     LIMIT = 500
 
-    def __init__(self, shared: Nonces | None = None) -> None:
+    def __init__(self, shared: Nonces | None = None, *, clocks: Clocks | None = None) -> None:
         self._by_origin: OrderedDict[str, str] = OrderedDict()
         self._shared = shared
+        #: What is known of the same servers' clocks; one for all sessions.
+        self.clocks: Clocks = clocks or (shared.clocks if shared else Clocks(Events()))
 
     def get(self, origin: str) -> str | None:
         """Return the nonce to send to an origin, if any is known."""

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import secrets
 from collections import Counter
 from pathlib import Path
 
 from atproto_oauth_asgi.errors import ConfigurationError
+from atproto_oauth_asgi.instrumentation import Events
 from atproto_oauth_asgi.plugins import migrate_empty, scheme_of
 from atproto_oauth_asgi.sealing import KeyRing
 from atproto_oauth_asgi.secret import make_key_file, read_key_file
 from atproto_oauth_asgi.settings import Settings
 from atproto_oauth_asgi.store import SessionFilter, Store
 from atproto_oauth_asgi.vault import sealed_with
-
-log = logging.getLogger(__name__)
 
 #: Sessions that start-up looks at to see whether it can open them. Ids are random, so these are
 #: drawn by lot; `db rekey` looks at all.
@@ -60,7 +58,7 @@ async def prepare(settings: Settings) -> None:
         await migrate_empty(settings.store_url)
 
 
-async def check_keys(settings: Settings, store: Store, ring: KeyRing) -> None:
+async def check_keys(settings: Settings, store: Store, ring: KeyRing, events: Events) -> None:
     """Look whether sessions are sealed with keys that are not there.
 
     Without SECRET_KEYS this stops: the key file was lost, and would come back wrong. With them it
@@ -83,7 +81,7 @@ async def check_keys(settings: Settings, store: Store, ring: KeyRing) -> None:
         # Put those keys back into SECRET_KEYS, behind the first: until then the people whose
         # sessions they sealed are not signed in.
         fields = {"keys": dict(missing), "of_sessions": len(sealed), "ring": ring.key_ids}
-        log.error("store.keys_missing", extra=fields)
+        events.error("store.keys_missing", **fields)
         return
     path = _database_file(settings.store_url)
     where = "SECRET_KEYS" if path is None else f"{path}.key (or SECRET_KEYS)"

@@ -24,6 +24,8 @@ class ATProtoOAuthError(Exception):
     retryable: ClassVar[bool] = False
     #: One sentence for the person in front of the browser.
     sentence: str = "Something went wrong. Please try again."
+    #: Seconds to wait before a retryable action is tried again.
+    retry_after: int = 5
 
     def __init__(self, message: str | None = None) -> None:
         super().__init__(message or self.sentence)
@@ -285,6 +287,24 @@ class ScopeRefused(LoginError):
 
     code = "scope_refused"
     sentence = "The account's server did not grant the permissions this site asked for."
+
+
+class TooManyLogins(LoginError):
+    """Reports that logins are begun too often; see `LoginLimit`.
+
+    Args:
+        message: For the log.
+        retry_after: Seconds to wait.
+    """
+
+    code = "too_many_logins"
+    status = 429
+    retryable = True
+    sentence = "Too many sign-ins were started from your network. Please try again in a moment."
+
+    def __init__(self, message: str | None = None, *, retry_after: int = 5) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class WrongAccount(LoginError):

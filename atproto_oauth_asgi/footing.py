@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 from typing import Self
 from weakref import WeakKeyDictionary
@@ -14,6 +13,7 @@ from atproto_oauth_asgi.core import Core, OnLogin
 from atproto_oauth_asgi.discovery import Discovery
 from atproto_oauth_asgi.handles import HandleResolver
 from atproto_oauth_asgi.identity import IdentityResolver
+from atproto_oauth_asgi.instrumentation import Events
 from atproto_oauth_asgi.lease import Watches
 from atproto_oauth_asgi.net import Net
 from atproto_oauth_asgi.net_policy import NetPolicy
@@ -23,8 +23,6 @@ from atproto_oauth_asgi.sealing import KeyRing
 from atproto_oauth_asgi.settings import Settings
 from atproto_oauth_asgi.store import Store
 from atproto_oauth_asgi.vault import Vault
-
-log = logging.getLogger(__name__)
 
 
 class Footing:
@@ -38,6 +36,7 @@ class Footing:
         embedded_store: Whether STORE_URL made the store, so that its tables may have to be made.
         handle_resolver: Is asked for handles instead of DNS and HTTPS.
         timing: The times of a refresh.
+        events: Is told what happens.
         on_login: The app's say in a login.
     """
 
@@ -51,6 +50,7 @@ class Footing:
         embedded_store: bool,
         handle_resolver: HandleResolver | None,
         timing: RefreshTiming,
+        events: Events,
         on_login: OnLogin | None,
     ) -> None:
         self._ring = ring
@@ -66,6 +66,7 @@ class Footing:
             resolver=IdentityResolver(self._net, handle_resolver=handle_resolver),
             discovery=Discovery(self._net),
             timing=timing,
+            events=events,
             on_login=on_login,
         )
         self._runtimes: WeakKeyDictionary[asyncio.AbstractEventLoop, Runtime] = WeakKeyDictionary()
@@ -88,6 +89,7 @@ class Footing:
             embedded_store=self._embedded_store and store is None,
             handle_resolver=None,
             timing=self.core.timing,
+            events=self.core.events,
             on_login=self.core.on_login,
         )
 
@@ -117,18 +119,20 @@ class Footing:
         runtime = self.runtime()
         if runtime.opened:
             return runtime
-        settings = self.core.settings
+        settings, events = self.core.settings, self.core.events
         async with runtime.opening:
             if not runtime.opened:
                 if not self._opened_before and self._embedded_store:
                     await embedded.prepare(settings)
                 await self.core.store.open()
                 if not self._opened_before:
-                    await embedded.check_keys(settings, self.core.store, self._ring)
+                    await embedded.check_keys(
+                        settings, self.core.store, self._ring, self.core.events
+                    )
                 if not self._opened_before and not runtime.owners:
                     # Nothing will drain a refresh at the end: add the middleware where it sees
                     # lifespan, or use `async with oauth`.
-                    log.warning("oauth.no_lifespan", extra={"base_url": settings.base_url})
+                    events.warning("oauth.no_lifespan", base_url=settings.base_url)
                 runtime.opened = self._opened_before = True
         return runtime
 
@@ -151,6 +155,7 @@ class Footing:
                 timing=core.timing,
                 watches=self._watches,
                 keep_alive=core.settings.keep_alive,
+                events=core.events,
             )
             with self._lock:
                 # Their connections hold their loop, so they would never be let go.

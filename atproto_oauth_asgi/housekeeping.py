@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 
 from atproto_oauth_asgi.errors import StoreUnavailable
+from atproto_oauth_asgi.instrumentation import Events
 from atproto_oauth_asgi.store import Store
-
-log = logging.getLogger(__name__)
 
 #: Seconds between two sweeps of one worker, give or take half: workers must not meet.
 EVERY = 600.0
@@ -20,17 +18,17 @@ BATCHES = 40
 PAUSE = 0.02
 
 
-async def housekeeping(store: Store) -> None:
+async def housekeeping(store: Store, events: Events) -> None:
     """Sweep now and then, until cancelled; any number of workers may do so."""
     while True:
         await asyncio.sleep(EVERY * random.uniform(0.5, 1.5))  # noqa: S311  # jitter
         try:
             await sweep(store)
         except StoreUnavailable:
-            log.warning("store.not_swept")
-        except Exception:
+            events.warning("store.not_swept")
+        except Exception:  # noqa: BLE001  # told with its traceback
             # A defect here must not end it for as long as the process lives.
-            log.exception("store.not_swept")
+            events.exception("store.not_swept")
 
 
 async def sweep(store: Store) -> int:

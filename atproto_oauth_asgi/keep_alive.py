@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 import secrets
 
 from atproto_oauth_asgi.errors import StoreUnavailable
+from atproto_oauth_asgi.instrumentation import Events
 from atproto_oauth_asgi.refresh import Refresher
 from atproto_oauth_asgi.refresh_timing import RefreshTiming, milliseconds
 from atproto_oauth_asgi.sessions import Sessions
 from atproto_oauth_asgi.store import SessionFilter, SessionRecord, Store
-
-log = logging.getLogger(__name__)
 
 #: Seconds without a refresh after which a session is refreshed. Servers forget the sessions of
 #: confidential clients after three months; this leaves a month for what goes wrong.
@@ -41,7 +39,9 @@ class KeepAlive:
         sessions: Sessions,
         refresher: Refresher,
         timing: RefreshTiming,
+        events: Events,
     ) -> None:
+        self._events = events
         self._store = store
         self._sessions = sessions
         self._refresher = refresher
@@ -57,13 +57,13 @@ class KeepAlive:
             try:
                 kept = await self.round()
             except StoreUnavailable:
-                log.warning("sessions.not_kept_alive")
-            except Exception:
+                self._events.warning("sessions.not_kept_alive")
+            except Exception:  # noqa: BLE001  # told with its traceback
                 # A defect here must not end it for as long as the process lives.
-                log.exception("sessions.not_kept_alive")
+                self._events.exception("sessions.not_kept_alive")
             else:
                 if kept:
-                    log.info("sessions.kept_alive", extra={"count": kept})
+                    self._events.info("sessions.kept_alive", count=kept)
 
     async def round(self) -> int:
         """Refresh idle sessions to the end of the store, or of the bound; return how many.

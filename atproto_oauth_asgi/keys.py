@@ -118,7 +118,7 @@ class ClientKeys:
         """Return the set to publish at `jwks_uri`, without any private member."""
         return {"keys": [pair.public.copy() for pair in self._pairs.values()]}
 
-    def assertion(self, kid: str, client_id: str, issuer: str) -> str:
+    def assertion(self, kid: str, client_id: str, issuer: str, *, skew: int = 0) -> str:
         """Make a client assertion for one HTTP request (RFC 7523 §3).
 
         Each request needs its own, also each retry: servers remember the `jti`.
@@ -128,6 +128,7 @@ class ClientKeys:
             client_id: The client's own id, both `iss` and `sub`.
             issuer: Issuer of the authorization server, exactly as its metadata writes it; neither
                 the token endpoint nor a list will do.
+            skew: Seconds by which the server's clock is known to be ahead of ours.
 
         Raises:
             ClientKeyMissing: CLIENT_KEYS has no key of this id any more.
@@ -139,7 +140,7 @@ class ClientKeys:
                 " key back, or let the person sign in again.",
                 kid=kid,
             )
-        now = int(time.time())
+        now = int(time.time()) + skew
         return jwt.encode(
             {"alg": "ES256", "kid": kid},
             {

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from atproto_oauth_asgi.errors import RefreshFailed, SealBroken, StoreUnavailable
+from atproto_oauth_asgi.instrumentation import Events
 from atproto_oauth_asgi.live import Flight, LiveSession
 from atproto_oauth_asgi.refresh_timing import RefreshTiming, milliseconds
 from atproto_oauth_asgi.store import SessionRecord, Store
 from atproto_oauth_asgi.tasks import Tasks
-
-log = logging.getLogger(__name__)
 
 
 class TooSlow(Exception):  # never leaves the refresh
@@ -55,7 +53,9 @@ class Leases:
         tasks: Tasks,
         watches: Watches,
         attended: Callable[[], bool],
+        events: Events,
     ) -> None:
+        self._events = events
         self._store = store
         self._timing = timing
         self._tasks = tasks
@@ -113,7 +113,7 @@ class Leases:
         try:
             live.adopt(record)
         except SealBroken:
-            log.exception("session.seal_broken", extra={"session": live.id, "did": live.did})
+            self._events.exception("session.seal_broken", session=live.id, did=live.did)
             raise
 
     async def mark(self, hold: Hold) -> None:

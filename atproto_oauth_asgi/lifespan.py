@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -11,8 +10,6 @@ from atproto_oauth_asgi.errors import ATProtoOAuthError
 
 if TYPE_CHECKING:
     from atproto_oauth_asgi.oauth import ATProtoOAuth
-
-log = logging.getLogger(__name__)
 
 _ENDS = frozenset(
     {"lifespan.startup.failed", "lifespan.shutdown.complete", "lifespan.shutdown.failed"}
@@ -34,7 +31,7 @@ class Lifespan:
         try:
             await self._oauth.__aenter__()
         except ATProtoOAuthError as exc:
-            log.critical("oauth.not_started", extra={"error": exc.code, "why": str(exc)})
+            self._oauth.core.events.critical("oauth.not_started", error=exc.code, why=str(exc))
             await send({"type": "lifespan.startup.failed", "message": str(exc)})
             return
         except Exception:

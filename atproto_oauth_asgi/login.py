@@ -6,7 +6,6 @@ request -> attempt in the store -> redirect. The other half is in `callback`.
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -35,12 +34,11 @@ from atproto_oauth_asgi.errors import (
     Unreachable,
 )
 from atproto_oauth_asgi.identifiers import DidInput, HandleInput, ServerInput, parse_identifier
+from atproto_oauth_asgi.instrumentation import Events
 from atproto_oauth_asgi.net import Net
 from atproto_oauth_asgi.scopes import tokens
 from atproto_oauth_asgi.server_metadata import ServerMetadata
 from atproto_oauth_asgi.store import OneTime
-
-log = logging.getLogger(__name__)
 
 # A URI (RFC 9126 §2.2), of a length that fits into the address line of every browser and proxy.
 _REQUEST_URI = re.compile(r"[!-~]{1,2000}")
@@ -138,7 +136,7 @@ async def begin_login(
             lifetime_ms=LIFETIME_MS,
         )
     )
-    log.info("login.begun", extra={"did": account.did, "issuer": account.server.issuer})
+    core.events.info("login.begun", did=account.did, issuer=account.server.issuer)
     # Only these two: the rest was pushed, where nobody can read or change it (RFC 9126 §4).
     url = httpx.URL(account.server.authorization_endpoint)
     return str(
@@ -200,7 +198,7 @@ async def _push(
     except BadAnswer as exc:
         raise AuthorizationFailed(str(exc)) from exc
     if answer.answer.status not in {200, 201}:
-        raise refusal(answer)
+        raise refusal(answer, core.events)
     try:
         document = answer.document()
     except BadAnswer as exc:
@@ -221,13 +219,15 @@ async def _push(
     return request_uri
 
 
-def refusal(answer: ASAnswer) -> LoginError:
+def refusal(answer: ASAnswer, events: Events) -> LoginError:
     """Return the error for an authorization server's refusal."""
     error = answer.error
     words = f"The authorization server answered {answer.answer.status} {error or ''}".rstrip()
-    log.warning(
+    events.warning(
         "login.refused_by_server",
-        extra={"status": answer.answer.status, "error": error, "words": ascii(answer.description)},
+        status=answer.answer.status,
+        error=error,
+        words=ascii(answer.description),
     )
     if error == "invalid_scope":
         return ScopeRefused(f"{words}; it does not grant the scope that was asked for.")

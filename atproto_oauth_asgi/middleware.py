@@ -72,6 +72,7 @@ class ATProtoOAuthMiddleware:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         method: str | None = scope.get("method")
         if not oauth.cross_site_sessions and not may_attach(headers, method, oauth.settings):
+            oauth.core.events.info("session.withheld", method=method or "WEBSOCKET")
             return None
         fresh = method not in _READS or headers.get(b"sec-fetch-mode") == b"navigate"
         try:

@@ -24,10 +24,12 @@ from atproto_oauth_asgi.environment import (
     SettingsOverrides,
     read_environment,
 )
-from atproto_oauth_asgi.errors import CrossSiteRefused, NoSession
+from atproto_oauth_asgi.errors import ATProtoOAuthError, CrossSiteRefused, NoSession
 from atproto_oauth_asgi.footing import Footing
 from atproto_oauth_asgi.handles import HandleResolver
+from atproto_oauth_asgi.instrumentation import Events, OnEvent
 from atproto_oauth_asgi.login import LoginRequest, begin_login
+from atproto_oauth_asgi.login_limit import LimitLogins, LoginLimit
 from atproto_oauth_asgi.net_policy import NetPolicy
 from atproto_oauth_asgi.next_url import safe_next
 from atproto_oauth_asgi.plugins import open_store
@@ -56,6 +58,10 @@ class ATProtoOAuth:
         store: A `Store` of the app's own, instead of STORE_URL; a URL works too.
         on_login: Is awaited after all checks and before the session exists; may return its own
             response, or raise `LoginRefused`.
+        on_event: Is called with each `Event` of docs/events.md, in the middle of requests; what
+            it raises goes no further than the log.
+        limit_logins: Is awaited with the connection and what was typed before a login is begun;
+            refuses with `TooManyLogins`. Without it a `LoginLimit` of this process does.
         handle_resolver: Is asked for handles instead of DNS and HTTPS.
         refresh: When a refresh that is due starts.
         cross_site_sessions: Attach sessions to unsafe cross-site requests too; the app then needs
@@ -73,6 +79,8 @@ class ATProtoOAuth:
         *,
         store: Store | str | None = None,
         on_login: OnLogin | None = None,
+        on_event: OnEvent | None = None,
+        limit_logins: LimitLogins | None = None,
         handle_resolver: HandleResolver | None = None,
         refresh: Refresh = "on_request",
         cross_site_sessions: bool = False,
@@ -85,6 +93,7 @@ class ATProtoOAuth:
         self.refresh: Refresh = refresh
         self.cross_site_sessions = cross_site_sessions
         self.cookies = Cookies(self.settings)
+        self._limit_logins = LoginLimit() if limit_logins is None else limit_logins
         own_store = store is not None
         #: The last stands in for those before it, see `override`.
         self._footings = [
@@ -96,6 +105,7 @@ class ATProtoOAuth:
                 embedded_store=not own_store,
                 handle_resolver=handle_resolver,
                 timing=timing or RefreshTiming(),
+                events=Events(on_event),
                 on_login=on_login,
             )
         ]
@@ -115,6 +125,8 @@ class ATProtoOAuth:
         *,
         store: Store | None = None,
         on_login: OnLogin | None = None,
+        on_event: OnEvent | None = None,
+        limit_logins: LimitLogins | None = None,
         handle_resolver: HandleResolver | None = None,
         refresh: Refresh = "on_request",
         cross_site_sessions: bool = False,
@@ -134,6 +146,8 @@ class ATProtoOAuth:
             given.get("base_url", ""),
             store=store,
             on_login=on_login,
+            on_event=on_event,
+            limit_logins=limit_logins,
             handle_resolver=handle_resolver,
             refresh=refresh,
             cross_site_sessions=cross_site_sessions,
@@ -250,24 +264,26 @@ class ATProtoOAuth:
             ResolutionError: the account or its server was not found, or is not capable.
             AddressRefused: its server lies where this process may not connect to.
             LoginError: the server, or the scope, was refused.
+            TooManyLogins: logins are begun too often from there.
             StoreUnavailable: the attempt could not be kept.
         """
-        runtime = await self.open()
         secret = self.cookies.read_login(conn.scope["headers"]) or new_secret()
-        url = await begin_login(
-            self.core,
-            runtime.net,
-            runtime.sessions.nonces,
-            LoginRequest(
-                identifier=identifier,
-                next=safe_next(next, self.settings),
-                scope=scope,
-                prompt=prompt,
-                add=add,
-                data=data,
-            ),
-            browser_secret=secret,
+        wanted = LoginRequest(
+            identifier=identifier,
+            next=safe_next(next, self.settings),
+            scope=scope,
+            prompt=prompt,
+            add=add,
+            data=data,
         )
+        try:
+            await self._limit_logins(conn, identifier)
+            runtime = await self.open()
+            nonces = runtime.sessions.nonces
+            url = await begin_login(self.core, runtime.net, nonces, wanted, browser_secret=secret)
+        except ATProtoOAuthError as exc:
+            self.core.events.warning("login.failed", error=exc.code, why=str(exc))
+            raise
         response = RedirectResponse(url, status_code=303, headers={"cache-control": "no-store"})
         response.headers.append("set-cookie", self.cookies.set_login(secret))
         return response
@@ -322,6 +338,7 @@ class ATProtoOAuth:
             msg = f"The session of {did} ended a moment ago; send the person to login."
             raise NoSession(msg)
         runtime.sessions.forget_cookie(cookie)
+        self.core.events.info("session.switched", session=chosen.session_id, did=did)
 
     @asynccontextmanager
     async def session_for(

@@ -55,6 +55,9 @@ async def revoke(oauth: ATProtoOAuth, session_id: str) -> Revoked:
         # Newer tokens are the ones to revoke; the last try takes whatever there is.
         version = record.version if number < TRIES - 1 else None
         if await store.end_session(session_id, _REASON, version=version):
+            oauth.core.events.info(
+                "session.ended", session=session_id, did=record.did, reason=_REASON
+            )
             break
     else:
         return Revoked(confirmed=False, sentence=f"Session {session_id} was ended by others.")

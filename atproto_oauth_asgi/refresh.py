@@ -17,7 +17,6 @@ What went wrong in between is told by the journal in the row: attempts and first
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 import re
 import secrets
@@ -29,7 +28,7 @@ from math import inf
 
 import httpx
 
-from atproto_oauth_asgi.authorization_server import ASAnswer, ClientIdentity, attempt
+from atproto_oauth_asgi.authorization_server import ASAnswer, ClientIdentity, Learnt, attempt
 from atproto_oauth_asgi.commit import Committer
 from atproto_oauth_asgi.discovery import Discovery
 from atproto_oauth_asgi.errors import (
@@ -41,6 +40,7 @@ from atproto_oauth_asgi.errors import (
     StoreUnavailable,
 )
 from atproto_oauth_asgi.identity import IdentityResolver
+from atproto_oauth_asgi.instrumentation import Events
 from atproto_oauth_asgi.lease import Hold, LeaseLost, Leases, TooSlow, Watches
 from atproto_oauth_asgi.live import Flight, LiveSession
 from atproto_oauth_asgi.net import Net
@@ -50,8 +50,6 @@ from atproto_oauth_asgi.server_metadata import ServerMetadata
 from atproto_oauth_asgi.store import EndedReason, Store
 from atproto_oauth_asgi.tasks import Tasks
 from atproto_oauth_asgi.tokens import TokenResponse, Tokens
-
-log = logging.getLogger(__name__)
 
 _SECONDS = re.compile(r"[0-9]{1,9}")
 
@@ -73,7 +71,9 @@ class Refresher:
         tasks: Tasks,
         watches: Watches,
         attended: Callable[[], bool],
+        events: Events,
     ) -> None:
+        self._events = events
         self._store = store
         self._net = net
         self._resolver = resolver
@@ -84,7 +84,12 @@ class Refresher:
         self._timing = timing
         self._tasks = tasks
         self._leases = Leases(
-            store=store, timing=timing, tasks=tasks, watches=watches, attended=attended
+            store=store,
+            timing=timing,
+            tasks=tasks,
+            watches=watches,
+            attended=attended,
+            events=events,
         )
 
     def start(self, live: LiveSession) -> Flight:
@@ -100,13 +105,13 @@ class Refresher:
         try:
             await self._refresh(hold)
         except StoreUnavailable:
-            log.warning("refresh.store_unavailable", extra={"session": live.id, "did": live.did})
+            self._events.warning("refresh.store_unavailable", session=live.id, did=live.did)
             await self._leases.give_back(
                 hold, "The session store does not answer; nothing was lost."
             )
-        except Exception:
+        except Exception:  # noqa: BLE001  # told with its traceback
             # A defect must not keep a lease for its full length.
-            log.exception("refresh.failed", extra={"session": live.id, "did": live.did})
+            self._events.exception("refresh.failed", session=live.id, did=live.did)
             await self._fail(hold, "The refresh failed unexpectedly; the log says why.")
         finally:
             live.flight = None
@@ -146,7 +151,7 @@ class Refresher:
             await self._fail(hold, f"The account's servers could not be checked: {exc}")
             return None
         if server.issuer != live.issuer:
-            log.warning("session.issuer_moved", extra={"session": live.id, "did": live.did})
+            self._events.warning("session.issuer_moved", session=live.id, did=live.did)
             if await self._store.require_reauth(live.id, version=hold.version):
                 live.end("reauth_required")
                 self._revoker.start(live, live.tokens)
@@ -168,9 +173,10 @@ class Refresher:
         }
         result: ASAnswer | None = None
         try:
-            # Once, and once more with the nonce the server then asked for: it looks at the nonce
-            # before it looks at the token.
-            for _ in range(2):
+            # Once, and once more with the nonce that the server then asks for, or the time that
+            # it names: it looks at the proof before it looks at the token.
+            told: set[Learnt] = set()
+            while True:
                 task = asyncio.create_task(
                     attempt(
                         self._net,
@@ -188,9 +194,9 @@ class Refresher:
                     )
                 )
                 result = await self._await_post(task)
-                if result is None or not result.nonce_wanted:
+                if result is None or result.learnt is None or result.learnt in told:
                     break
-                # The server looked at the nonce before the token.
+                told.add(result.learnt)
                 hold.departed = False
         except LeaseLost:
             self._leases.adopt(live, await self._store.load_session(live.id))
@@ -235,7 +241,7 @@ class Refresher:
             return
         status, error = outcome.answer.status, outcome.error
         fields = {"session": live.id, "did": live.did, "status": status, "error": error}
-        log.warning("refresh.refused", extra=fields)
+        self._events.warning("refresh.refused", **fields)
         if status in {400, 401} and error == "invalid_grant" and not _jti_reused(outcome):
             await self._grant_gone(hold)
             return
@@ -263,9 +269,8 @@ class Refresher:
         except (LoginError, ResolutionError) as exc:
             # Tokens for somebody else, or not bound to our key: the old ones are spent, and
             # nobody may use these.
-            log.exception(
-                "refresh.wrong_tokens",
-                extra={"session": live.id, "did": live.did, "error": exc.code},
+            self._events.exception(
+                "refresh.wrong_tokens", session=live.id, did=live.did, error=exc.code
             )
             self._revoker.start_raw(live, document, granted.metadata)
             await self._end(hold, "revoked")
@@ -278,7 +283,7 @@ class Refresher:
         )
         if not granted.result.nonce_given:
             # Refusing these tokens, as other answers without a nonce are, would lose the session.
-            log.warning("refresh.no_nonce", extra={"session": live.id, "issuer": live.issuer})
+            self._events.warning("refresh.no_nonce", session=live.id, issuer=live.issuer)
         await self._committer.commit(
             live,
             hold.flight,
@@ -306,15 +311,13 @@ class Refresher:
             reason: EndedReason = "lost_rotation" if record.attempts > 1 else "revoked"
             if await self._store.end_session(live.id, reason, version=hold.version):
                 live.end(reason)
-                log.warning(
+                self._events.warning(
                     "session.ended",
-                    extra={
-                        "session": live.id,
-                        "did": live.did,
-                        "reason": reason,
-                        "attempts": record.attempts,
-                        "first_sent_ago_ms": record.first_sent_ago_ms,
-                    },
+                    session=live.id,
+                    did=live.did,
+                    reason=reason,
+                    attempts=record.attempts,
+                    first_sent_ago_ms=record.first_sent_ago_ms,
                 )
             else:
                 self._leases.adopt(live, await self._store.load_session(live.id))
@@ -326,7 +329,9 @@ class Refresher:
             await self._store.end_session(hold.live.id, reason, version=hold.version)
 
         await self._leases.insist(end)
-        hold.live.end(reason)
+        live = hold.live
+        live.end(reason)
+        self._events.info("session.ended", session=live.id, did=live.did, reason=reason)
 
     async def _fail(
         self,
@@ -344,9 +349,8 @@ class Refresher:
         if retry_after is not None:
             pause = min(max(1.0, retry_after), timing.retry_after)
         live.refresh_at = time.monotonic() + pause
-        log.warning(
-            "refresh.postponed",
-            extra={"session": live.id, "did": live.did, "pause": round(pause, 3)},
+        self._events.warning(
+            "refresh.postponed", session=live.id, did=live.did, pause=round(pause, 3), why=message
         )
         await self._leases.give_back(hold, message, wait_ms=milliseconds(pause), unspent=unspent)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Protocol
@@ -12,12 +11,11 @@ from atproto_oauth_asgi.authorization_server import ClientIdentity, post
 from atproto_oauth_asgi.discovery import Discovery
 from atproto_oauth_asgi.dpop import DPoPKey, Nonces
 from atproto_oauth_asgi.errors import ATProtoOAuthError
+from atproto_oauth_asgi.instrumentation import Events
 from atproto_oauth_asgi.net import Net
 from atproto_oauth_asgi.server_metadata import ServerMetadata
 from atproto_oauth_asgi.tasks import Tasks
 from atproto_oauth_asgi.tokens import Tokens
-
-log = logging.getLogger(__name__)
 
 
 class Grant(Protocol):
@@ -55,8 +53,15 @@ class Revoker:
     DEADLINE = 10.0
 
     def __init__(
-        self, *, net: Net, discovery: Discovery, client: ClientIdentity, tasks: Tasks
+        self,
+        *,
+        net: Net,
+        discovery: Discovery,
+        client: ClientIdentity,
+        tasks: Tasks,
+        events: Events,
     ) -> None:
+        self._events = events
         self._net = net
         self._discovery = discovery
         self._client = client
@@ -92,7 +97,7 @@ class Revoker:
                 if metadata is None:
                     metadata = await self._discovery.for_issuer(grant.issuer)
                 if metadata.revocation_endpoint is None:
-                    log.info("revocation.not_offered", extra=fields)
+                    self._events.info("revocation.not_offered", **fields)
                     return False
                 # A DPoP proof and the session's own client key: without either the reference
                 # server answers 200 and revokes nothing.
@@ -107,10 +112,10 @@ class Revoker:
                     nonces=grant.nonces,
                 )
         except (ATProtoOAuthError, TimeoutError) as exc:
-            log.warning("revocation.failed", extra={**fields, "error": type(exc).__name__})
+            self._events.warning("revocation.failed", **fields, error=type(exc).__name__)
             return False
         if answer.answer.status != HTTPStatus.OK:
-            log.warning("revocation.refused", extra={**fields, "status": answer.answer.status})
+            self._events.warning("revocation.refused", **fields, status=answer.answer.status)
             return False
-        log.info("revocation.done", extra=fields)
+        self._events.info("revocation.done", **fields)
         return True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, cast
 from urllib.parse import parse_qs, urlencode
@@ -12,7 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from atproto_oauth_asgi.access import is_page
+from atproto_oauth_asgi.access import error_headers, is_page
 from atproto_oauth_asgi.callback import CallbackFailed, finish_login
 from atproto_oauth_asgi.cross_site import host_of, refuse_cross_site, refuse_wrong_host
 from atproto_oauth_asgi.errors import (
@@ -31,8 +30,6 @@ from atproto_oauth_asgi.sessions import cookie_hash
 if TYPE_CHECKING:
     from atproto_oauth_asgi.oauth import ATProtoOAuth
 
-log = logging.getLogger(__name__)
-
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 _BODY_LIMIT = 65_536
@@ -48,6 +45,7 @@ class Routes:
     def __init__(self, oauth: ATProtoOAuth) -> None:
         self._oauth = oauth
         self._settings = oauth.settings
+        self._events = oauth.core.events
 
     def build(self) -> list[Route]:
         """Return the routes, named `atproto_oauth:…`."""
@@ -62,13 +60,30 @@ class Routes:
         ]
         routes: list[Route] = []
         for path, name, endpoint, methods in table:
-            answering = _answering(endpoint, home=self._settings.base_url)
+            answering = self._answering(name, endpoint)
             route = Route(path, answering, methods=methods, name=f"atproto_oauth:{name}")
             if name == "callback" and route.methods is not None:
                 # Starlette adds HEAD to GET; a link preview must not use the attempt up.
                 route.methods.discard("HEAD")
             routes.append(route)
         return routes
+
+    def _answering(self, name: str, endpoint: Endpoint) -> Endpoint:
+        """Return the endpoint with errors of ours turned into their answers."""
+
+        async def answering(request: Request) -> Response:
+            try:
+                return await endpoint(request)
+            except ConfigurationError:
+                raise
+            except ATProtoOAuthError as exc:
+                self._events.warning("request.refused", error=exc.code, route=name, why=str(exc))
+                if not (is_page(request) or _wants_page(request)):
+                    return _json_error(exc)
+                home = self._settings.base_url
+                return message_page("That did not work", exc.sentence, home=home, status=exc.status)
+
+        return answering
 
     # --- Login -------------------------------------------------------------------------------
 
@@ -107,7 +122,6 @@ class Routes:
         except ATProtoOAuthError as exc:
             if isinstance(exc, ConfigurationError):
                 raise
-            log.warning("login.failed", extra={"error": exc.code, "why": str(exc)})
             if not _wants_page(request):
                 return _json_error(exc)
             return self._failed(exc, fields, identifier=identifier)
@@ -168,12 +182,14 @@ class Routes:
             # What is no identifier may be a password, which has no place in an address.
             typed = "" if isinstance(exc, InvalidIdentifier) else identifier
             return self._own_page({**again, "error": exc.code, "identifier": typed})
-        return self._page(
+        page = self._page(
             {name: fields[name] for name in _CARRIED if fields.get(name)},
             identifier=identifier,
             sentence=exc.sentence,
             status=exc.status,
         )
+        page.headers.update(error_headers(exc))
+        return page
 
     def _page(
         self,
@@ -253,6 +269,9 @@ class Routes:
                     await runtime.logout(live)
                 else:
                     await store.end_session(record.id, "logout")
+                    self._events.info(
+                        "session.ended", session=record.id, did=record.did, reason="logout"
+                    )
                 left = await store.detach(loaded.browser_id, record.id)
             runtime.sessions.forget_cookie(cookie)
         if not left:
@@ -316,22 +335,6 @@ _CARRIED = ("next", "scope", "prompt", "add")
 _TRUE = frozenset({"1", "true", "on", "yes"})
 
 
-def _answering(endpoint: Endpoint, *, home: str) -> Endpoint:
-    """Return the endpoint with errors of ours turned into their answers."""
-
-    async def answering(request: Request) -> Response:
-        try:
-            return await endpoint(request)
-        except ConfigurationError:
-            raise
-        except ATProtoOAuthError as exc:
-            if not (is_page(request) or _wants_page(request)):
-                return _json_error(exc)
-            return message_page("That did not work", exc.sentence, home=home, status=exc.status)
-
-    return answering
-
-
 async def _fields(request: Request) -> dict[str, str]:
     """Read a form or a JSON object of strings, up to 64 KiB."""
     body = bytearray()
@@ -392,7 +395,7 @@ def _json_error(exc: ATProtoOAuthError) -> Response:
     return JSONResponse(
         {"error": exc.code, "message": exc.sentence},
         status_code=exc.status,
-        headers={"cache-control": "no-store"},
+        headers=error_headers(exc),
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable
 
@@ -13,6 +12,7 @@ from atproto_oauth_asgi.discovery import Discovery
 from atproto_oauth_asgi.errors import RequestError, StoreUnavailable
 from atproto_oauth_asgi.housekeeping import housekeeping
 from atproto_oauth_asgi.identity import IdentityResolver
+from atproto_oauth_asgi.instrumentation import Events
 from atproto_oauth_asgi.keep_alive import KeepAlive
 from atproto_oauth_asgi.lease import Watches
 from atproto_oauth_asgi.live import LiveSession
@@ -28,8 +28,6 @@ from atproto_oauth_asgi.tasks import Running, Tasks, finish
 from atproto_oauth_asgi.tokens import Tokens
 from atproto_oauth_asgi.upkeep import Upkeep
 from atproto_oauth_asgi.vault import Vault
-
-log = logging.getLogger(__name__)
 
 #: `seen` is written at most this often, in seconds.
 TOUCH_EVERY = 600.0
@@ -50,10 +48,12 @@ class Runtime:
         timing: RefreshTiming,
         watches: Watches,
         keep_alive: bool,
+        events: Events,
     ) -> None:
+        self.events = events
         self.store = store
         self.timing = timing
-        self.tasks = Tasks()
+        self.tasks = Tasks(events)
         self.net = Net(policy)
         #: How many want this loop's resources kept; without any, nothing outlives a request.
         self.owners = 0
@@ -62,10 +62,17 @@ class Runtime:
         self.opened = False
         self.opening = asyncio.Lock()
         self._chores: list[asyncio.Task[None]] = []
-        self.sessions = Sessions(store=store, vault=vault, client=client)
-        self.revoker = Revoker(net=self.net, discovery=discovery, client=client, tasks=self.tasks)
+        self.sessions = Sessions(store=store, vault=vault, client=client, events=events)
+        self.revoker = Revoker(
+            net=self.net, discovery=discovery, client=client, tasks=self.tasks, events=events
+        )
         committer = Committer(
-            store=store, vault=vault, revoker=self.revoker, timing=timing, tasks=self.tasks
+            store=store,
+            vault=vault,
+            revoker=self.revoker,
+            timing=timing,
+            tasks=self.tasks,
+            events=events,
         )
         refresher = Refresher(
             store=store,
@@ -79,10 +86,17 @@ class Runtime:
             tasks=self.tasks,
             watches=watches,
             attended=lambda: self.owners > 0 or self.attending > 0,
+            events=events,
         )
         self.upkeep = Upkeep(refresher=refresher, store=store, timing=timing)
         self.keep_alive = (
-            KeepAlive(store=store, sessions=self.sessions, refresher=refresher, timing=timing)
+            KeepAlive(
+                store=store,
+                sessions=self.sessions,
+                refresher=refresher,
+                timing=timing,
+                events=events,
+            )
             if keep_alive
             else None
         )
@@ -112,7 +126,7 @@ class Runtime:
         tokens: Tokens = live.tokens
         await self.store.end_session(live.id, "logout")
         live.end("logout")
-        log.info("session.ended", extra={"session": live.id, "did": live.did, "reason": "logout"})
+        self.events.info("session.ended", session=live.id, did=live.did, reason="logout")
         task = self.revoker.start(live, tokens)
         # So that "logged out" on the page means logged out at the server too, where that is up.
         await asyncio.wait({task}, timeout=self.timing.wait if self.owners else None)
@@ -134,7 +148,9 @@ class Runtime:
         """Begin to clear away what is over, for as long as somebody owns this loop."""
         if self._chores:
             return
-        self._chores.append(asyncio.create_task(housekeeping(self.store), name="housekeeping"))
+        self._chores.append(
+            asyncio.create_task(housekeeping(self.store, self.events), name="housekeeping")
+        )
         if self.keep_alive is not None:
             self._chores.append(asyncio.create_task(self.keep_alive.run(), name="keep alive"))
 

@@ -86,9 +86,9 @@ class SessionAuth(httpx.Auth):
             await self._ready(replayable=True)
             steps.insert(0, (httpx.Request("GET", live.pds + _PRIMER), True))
         for target, again in steps:
-            renewed = nonce_learnt = False
-            # The request, once more with a nonce, once more with a new token.
-            for _ in range(3):
+            told: set[str] = set()
+            # The request, once more with a nonce, with the server's time, with a new token.
+            for _ in range(4):
                 await self._ready(replayable=again)
                 self._check(target)
                 version, nonce = live.version, self._sign(target)
@@ -107,17 +107,12 @@ class SessionAuth(httpx.Auth):
                 error = dpop_error(response.headers)
                 if response.status_code == HTTPStatus.BAD_REQUEST and given != nonce:
                     error = await _error(response)
-                if error == "use_dpop_nonce" and not nonce_learnt:
-                    # The same nonce again would be refused again, for ever (RFC 9449 §8).
-                    if given is None or given == nonce:
-                        break
-                    nonce_learnt = True
-                elif error == "invalid_token" and not renewed:
-                    if not await self._renew(version):
-                        break
-                    renewed = True
-                else:
+                # The same nonce again would be refused again, for ever (RFC 9449 §8).
+                if error == "use_dpop_nonce" and given in {None, nonce}:
                     break
+                if error is None or error in told or not await self._mend(error, response, version):
+                    break
+                told.add(error)
                 response.stream = _Challenge(response)
 
     async def _ready(self, *, replayable: bool) -> None:
@@ -126,6 +121,18 @@ class SessionAuth(httpx.Auth):
         except RequestError as exc:
             self._answerable(exc)
             raise
+
+    async def _mend(self, error: str, response: httpx.Response, version: int) -> bool:
+        """Do what a refusal asks for; say whether the same request may succeed now."""
+        match error:
+            case "use_dpop_nonce":
+                return True
+            case "invalid_dpop_proof":
+                return self._live.nonces.clocks.learn(self._live.pds, response.headers)
+            case "invalid_token":
+                return await self._renew(version)
+            case _:
+                return False
 
     async def _renew(self, version: int) -> bool:
         try:
@@ -158,7 +165,11 @@ class SessionAuth(httpx.Auth):
         nonce = live.nonces.get(live.pds)
         request.headers["Authorization"] = f"DPoP {live.tokens.access_token}"
         request.headers["DPoP"] = live.key.proof(
-            request.method, target_uri(request.url), nonce=nonce, ath=live.ath
+            request.method,
+            target_uri(request.url),
+            nonce=nonce,
+            ath=live.ath,
+            skew=live.nonces.clocks.offset(live.pds),
         )
         return nonce
 

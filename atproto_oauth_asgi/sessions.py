@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import OrderedDict
 from dataclasses import dataclass
 from hashlib import sha256
@@ -12,14 +11,15 @@ from typing import TypeVar
 from weakref import WeakValueDictionary
 
 from atproto_oauth_asgi.authorization_server import ClientIdentity
+from atproto_oauth_asgi.clock_skew import Clocks
 from atproto_oauth_asgi.dpop import Nonces
 from atproto_oauth_asgi.errors import SealBroken
 from atproto_oauth_asgi.identifiers import Did, Handle
+from atproto_oauth_asgi.instrumentation import Events
 from atproto_oauth_asgi.live import LiveSession
 from atproto_oauth_asgi.store import SessionFilter, SessionRecord, SessionStatus, Store
 from atproto_oauth_asgi.vault import Vault
 
-log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 #: A browser's row may be this many seconds old where nothing is changed and nobody looks: a
@@ -73,7 +73,10 @@ class _Known:
 class Sessions:
     """The sessions that one event loop has in mind."""
 
-    def __init__(self, *, store: Store, vault: Vault, client: ClientIdentity) -> None:
+    def __init__(
+        self, *, store: Store, vault: Vault, client: ClientIdentity, events: Events
+    ) -> None:
+        self._events = events
         self._store = store
         self._vault = vault
         self._client = client
@@ -82,7 +85,7 @@ class Sessions:
         # Whatever is in use anywhere, so that a session never exists twice in this loop.
         self._live: WeakValueDictionary[str, LiveSession] = WeakValueDictionary()
         #: Newest nonce of each origin, whichever session saw it.
-        self.nonces = Nonces()
+        self.nonces = Nonces(clocks=Clocks(events))
 
     async def by_cookie(self, cookie: str, *, fresh: bool) -> tuple[LiveSession | None, str | None]:
         """Return the usable session that a cookie names, or None and the DID to log in with.
@@ -127,9 +130,8 @@ class Sessions:
         try:
             live = self.live(record)
         except SealBroken as exc:
-            log.exception(
-                "session.seal_broken",
-                extra={"session": record.id, "did": record.did, "key_id": exc.key_id},
+            self._events.exception(
+                "session.seal_broken", session=record.id, did=record.did, key_id=exc.key_id
             )
             return None
         return live if live.ended_reason is None else None

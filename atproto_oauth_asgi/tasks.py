@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Collection, Coroutine
 from typing import TypeVar
 
 import anyio
 
 from atproto_oauth_asgi.errors import ATProtoOAuthError
+from atproto_oauth_asgi.instrumentation import Events
 
 T = TypeVar("T")
 #: Tasks that were going on at some moment.
 Running = Collection[asyncio.Task[object]]
-log = logging.getLogger(__name__)
 
 
 class Tasks:
     """Owns every background task of one event loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, events: Events) -> None:
+        self._events = events
         self._tasks: set[asyncio.Task[object]] = set()
         #: Set when the owner wants to go: whoever loops looks at it and comes to an end.
         self.closing = asyncio.Event()
@@ -41,7 +41,7 @@ class Tasks:
         known = isinstance(error, ATProtoOAuthError)
         if error is not None and not known and not isinstance(error.__cause__, ATProtoOAuthError):
             # Whoever waits is told, but perhaps nobody does any more.
-            log.error("task.failed", exc_info=error, extra={"task": task.get_name()})
+            self._events.error("task.failed", error, task=task.get_name())
 
     def running(self) -> list[asyncio.Task[object]]:
         """Return the tasks that have not come to their end."""

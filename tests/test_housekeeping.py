@@ -7,6 +7,7 @@ import pytest
 
 from atproto_oauth_asgi import housekeeping
 from atproto_oauth_asgi.errors import StoreUnavailable
+from atproto_oauth_asgi.instrumentation import Events
 from atproto_oauth_asgi.store import OneTime
 from atproto_oauth_asgi_stores.memory import MemoryStore
 
@@ -56,7 +57,7 @@ async def test_trouble_does_not_end_the_sweeping(
 
     monkeypatch.setattr(housekeeping, "EVERY", 0.001)
     caplog.set_level(logging.WARNING)
-    task = asyncio.create_task(housekeeping.housekeeping(Troubled()))
+    task = asyncio.create_task(housekeeping.housekeeping(Troubled(), Events()))
     async with asyncio.timeout(10):
         await swept.wait()
     task.cancel()

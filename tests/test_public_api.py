@@ -9,6 +9,7 @@ NAMES = {
     "ATProtoOAuthError",
     "ATProtoOAuthMiddleware",
     "ClientKeys",
+    "Event",
     "Login",
     "LoginRefused",
     "OAuthSession",

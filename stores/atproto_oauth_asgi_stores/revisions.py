@@ -66,10 +66,8 @@ def judge_revision(found: Sequence[str]) -> None:
     if max(numbers) < _number(SCHEMA_HEAD):
         _log.info("schema.behind", extra={"found": list(found), "known": SCHEMA_HEAD})
         return
-    _log.warning(
-        "The store's tables are newer than this version of atproto-oauth-asgi knows; upgrade it.",
-        extra={"found": list(found), "known": SCHEMA_HEAD},
-    )
+    # The tables were made by a newer version of atproto-oauth-asgi: upgrade this one.
+    _log.warning("schema.newer", extra={"found": list(found), "known": SCHEMA_HEAD})
 
 
 def _number(revision: str) -> float:

@@ -25,7 +25,9 @@ from atproto_oauth_asgi import (
 )
 from atproto_oauth_asgi.core import OnLogin
 from atproto_oauth_asgi.environment import SettingsOptions
+from atproto_oauth_asgi.instrumentation import OnEvent
 from atproto_oauth_asgi.live import LiveSession
+from atproto_oauth_asgi.login_limit import LimitLogins
 from atproto_oauth_asgi.oauth import Refresh
 from atproto_oauth_asgi.refresh_timing import RefreshTiming
 from atproto_oauth_asgi.store import Store
@@ -169,6 +171,8 @@ async def world(
     base_url: str = BASE_URL,
     store: Store | str = "memory://",
     on_login: OnLogin | None = None,
+    on_event: OnEvent | None = None,
+    limit_logins: LimitLogins | None = None,
     timing: RefreshTiming = QUICK,
     owned: bool = True,
     cross_site_sessions: bool = False,
@@ -183,6 +187,8 @@ async def world(
         base_url,
         store=store,
         on_login=on_login,
+        on_event=on_event,
+        limit_logins=limit_logins,
         timing=timing,
         cross_site_sessions=cross_site_sessions,
         refresh=refresh,

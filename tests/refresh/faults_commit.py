@@ -13,6 +13,7 @@ import pytest
 from atproto_oauth_asgi import commit, tokens
 from atproto_oauth_asgi.commit import Committer
 from atproto_oauth_asgi.errors import StoreUnavailable
+from atproto_oauth_asgi.instrumentation import Events
 from atproto_oauth_asgi.live import LiveSession
 from atproto_oauth_asgi.revocation import Revoker
 from atproto_oauth_asgi.store import SessionRecord
@@ -132,4 +133,4 @@ def _no_last_try(patch: pytest.MonkeyPatch) -> None:
 
 @fault("losses are not said")
 def _silent_loss(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(commit.log, "critical", nothing)
+    patch.setattr(Events, "critical", nothing)

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from atproto_oauth_asgi import footing, refresh
+from atproto_oauth_asgi import refresh
 from atproto_oauth_asgi.commit import Committer
+from atproto_oauth_asgi.instrumentation import Events
 from atproto_oauth_asgi.lease import Hold, Leases
 from atproto_oauth_asgi.live import LiveSession
 from atproto_oauth_asgi.metadata import ClientMetadata
@@ -53,7 +54,7 @@ def _end_unnoticed(patch: pytest.MonkeyPatch) -> None:
 
 @fault("ends are not explained")
 def _unexplained(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(refresh.log, "warning", nothing)
+    patch.setattr(Events, "warning", nothing)
 
 
 @fault("the row is not read again")
@@ -147,7 +148,7 @@ def _no_drain(patch: pytest.MonkeyPatch) -> None:
 
 @fault("nobody says it")
 def _not_said(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(footing.log, "warning", nothing)
+    patch.setattr(Events, "warning", nothing)
 
 
 @fault("the old refresh token is dropped")
