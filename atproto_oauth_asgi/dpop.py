@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from atproto_oauth_asgi.clock_skew import Clocks
 from atproto_oauth_asgi.instrumentation import Events
 
+_DEFAULT_PORTS = {"https": 443, "http": 80}
 _ES256 = ec.ECDSA(hashes.SHA256())
 _NONCE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,1024}")
 _PARAM = re.compile(r'([!#$%&\'*+.^_`|~0-9A-Za-z-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))')
@@ -126,12 +127,16 @@ def target_uri(url: httpx.URL) -> str:
     one that is sent.
     """
     path = url.raw_path.partition(b"?")[0].decode("ascii") or "/"
-    return f"{url.scheme}://{url.netloc.decode('ascii')}{path}"
+    return origin_of(url) + path
 
 
 def origin_of(url: httpx.URL) -> str:
     """Return scheme, host and non-default port of a URL (RFC 6454 §6.2)."""
-    return f"{url.scheme}://{url.netloc.decode('ascii')}"
+    host = url.netloc.decode("ascii")
+    # httpx keeps a default port after a scheme in capitals.
+    if url.port is not None and url.port == _DEFAULT_PORTS.get(url.scheme):
+        host = host.rpartition(":")[0]
+    return f"{url.scheme}://{host}"
 
 
 def token_hash(access_token: str) -> str:

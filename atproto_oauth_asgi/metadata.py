@@ -200,8 +200,8 @@ def redirect_uri_matches(registered: str, requested: str) -> bool:
 
 
 def _loopback_redirect(uri: str) -> Address | None:
-    address = parse_address(uri, allow_insecure=True)
-    if address is None or address.scheme != "http" or address.host not in _LOOPBACK_IPS:
+    address = parse_address(uri, allow_insecure=True) if uri.startswith("http://") else None
+    if address is None or address.host not in _LOOPBACK_IPS:
         return None
     return address
 

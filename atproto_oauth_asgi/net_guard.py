@@ -47,7 +47,9 @@ _MAX_URL = 2048
 _MAX_ADDRESSES = 64
 _MAX_ATTEMPTS = 4
 # Printable ASCII without space, quotes, angle brackets, backslash, caret, backtick, braces, bar.
-_URL = re.compile(r"[a-z]+://[^/?#@]+(?:[/?#].*)?", re.IGNORECASE)
+_URL = re.compile(
+    r"[a-z]+://(?:\[[0-9a-f:.]+\]|[^/?#@\[\]:]+)(?::[0-9]*)?(?:[/?#].*)?", re.IGNORECASE
+)
 _ODD = re.compile(r"[^!#-;=?-\[\]_a-z~]", re.IGNORECASE)
 
 

@@ -248,7 +248,7 @@ def permission_from_lexicon(entry: Mapping[str, object]) -> RepoPermission | RPC
         if _PARAMETERS[resource].get(name) != isinstance(given, list | tuple):
             return None
         values[name] = [item for item in items if isinstance(item, str)]
-        if len(values[name]) != len(items):
+        if not items or len(values[name]) != len(items):
             return None
     try:
         permission = _build(resource, values)

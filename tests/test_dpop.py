@@ -194,6 +194,9 @@ def test_the_rfcs_token_hash() -> None:
         ("https://pds.birdsong.dev", f"{PDS}/"),
         ("https://pds.birdsong.dev:8443/x", f"{PDS}:8443/x"),
         ("http://127.0.0.1:80/x", "http://127.0.0.1/x"),
+        ("HTTPS://PDS.birdsong.dev:443/x", f"{PDS}/x"),
+        ("HTTP://[::1]:80/x", "http://[::1]/x"),
+        ("http://pds.birdsong.dev:443/x", "http://pds.birdsong.dev:443/x"),
         ("http://[::1]:2583/x", "http://[::1]:2583/x"),
         ("https://pds.birdsong.dev/a%2Fb%20c/%C3%BC", f"{PDS}/a%2Fb%20c/%C3%BC"),
         ("https://user:pw@pds.birdsong.dev/x", f"{PDS}/x"),
@@ -211,6 +214,8 @@ def test_the_address_in_a_proof_has_no_query_and_the_path_as_it_is_sent(url: str
         ("http://127.0.0.1:8000/x", "http://127.0.0.1:8000"),
         ("http://[::1]/x", "http://[::1]"),
         ("https://user@pds.birdsong.dev/", PDS),
+        ("HTTPS://pds.birdsong.dev:443", PDS),
+        ("HTTP://[::1]:80", "http://[::1]"),
     ],
 )
 def test_origins_are_written_in_one_way(url: str, origin: str) -> None:

@@ -1,9 +1,5 @@
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import TypedDict
-
 import pytest
 
 from atproto_oauth_asgi.errors import (
@@ -14,18 +10,6 @@ from atproto_oauth_asgi.errors import (
     WrongAccount,
 )
 from atproto_oauth_asgi.tokens import TokenResponse, Tokens
-
-
-class Case(TypedDict):
-    input: dict[str, object]
-    ok: bool
-
-
-VECTORS: dict[str, Case] = json.loads(
-    (Path(__file__).parent / "vectors" / "vectors.json").read_text(encoding="utf-8")
-)["token_response"]
-#: Where the RFCs are more tolerant than the reference client (spec H3, H8).
-TOLERATED = {"token_type_lower", "id_token", "expires_string"}
 
 DID = "did:plc:" + "a" * 24
 GOOD: dict[str, object] = {
@@ -91,6 +75,11 @@ def test_a_refresh_token_may_be_missing() -> None:
         ("scope", "ATPROTO", ScopeRefused),
         ("scope", "repo:atproto", ScopeRefused),
         ("scope", ["atproto"], ScopeRefused),
+        ("scope", "repo:*  atproto", ScopeRefused),
+        ("scope", " atproto", ScopeRefused),
+        ("scope", "atproto ", ScopeRefused),
+        ("scope", "atproto\trepo:*", ScopeRefused),
+        ("scope", "atproto " + "a" * 16_384, ScopeRefused),
         ("sub", ..., WrongAccount),
         ("sub", "", WrongAccount),
         ("sub", "alice.test", WrongAccount),
@@ -174,16 +163,3 @@ def test_tokens_keep_their_secrets_to_themselves_and_survive_sealing() -> None:
         ).refresh_token
         == "r"
     )
-
-
-@pytest.mark.spec("H3", "H4", "H5")
-@pytest.mark.parametrize("name", VECTORS)
-def test_the_reference_clients_cases(name: str) -> None:
-    case = VECTORS[name]
-    try:
-        TokenResponse.parse(case["input"], sub=None)
-        accepted = True
-    except ATProtoOAuthError:
-        accepted = False
-
-    assert accepted is (case["ok"] or name in TOLERATED)
