@@ -6,6 +6,10 @@ concurrency contract: each sentence has a test in `atproto_oauth_asgi.testing.St
 All times are integer milliseconds. Callers pass *durations*; the store turns them into times by
 the one clock that every process shares (the database's statement clock), and gives durations
 back, so no two machines' clocks are ever compared.
+
+A store whose database has no such clock, and which goes by the clocks of the processes, states how
+far these may be apart: its skew margin. It then counts a lease as over that much later, on top of
+its end, and its tests set `StoreConformance.skew_margin_ms`. The stores of this project state 0.
 """
 
 from __future__ import annotations
@@ -328,6 +332,12 @@ class Store(Protocol):
         Guarded by version and by status not `ended`, and by nothing else: whoever holds the
         answer holds the only live tokens. Writes the fields of `refreshed`, version + 1, no
         lease end, attempts 0, no first_sent_at, failures 0, `refreshed` = now, and the owner.
+
+        Nobody else has these tokens, so this must not depend on connections that were made
+        before: when they are all taken, are dead or silent, or lead to what is the primary no
+        longer, a fresh one is tried, soon. The caller gives each call 3 s, leaves it, and calls
+        again for as long as it lives: calls that nobody waits for any more may still take
+        effect, beside or after the next one, and then the guard lets one of them change the row.
         """
         ...
 

@@ -23,6 +23,8 @@ class Proxy:
         self._flowing = asyncio.Event()
         self._flowing.set()
         self._answering = True
+        self._connections = 0
+        self._stranded = 0
         self.swallowed = asyncio.Event()
         #: What clients said, in pieces: in between they waited for an answer.
         self.requests: list[bytes] = []
@@ -36,6 +38,20 @@ class Proxy:
     def go_silent(self) -> None:
         """Pass nothing on any more, and keep the connections."""
         self._flowing.clear()
+
+    def strand(self) -> None:
+        """Pass nothing on any more over the connections that there are; let new ones work."""
+        self._stranded = self._connections
+
+    @property
+    def connections(self) -> int:
+        """Return how many connections were ever made."""
+        return self._connections
+
+    @property
+    def open_connections(self) -> int:
+        """Return how many of them are open now."""
+        return len(self._writers) // 2
 
     def flow(self) -> None:
         self._flowing.set()
@@ -75,17 +91,29 @@ class Proxy:
             writer.transport.abort()
             return
         self._writers |= {writer, back}
-        for work in (self._pump(reader, back, answers=False), self._pump(there, writer)):
+        self._connections += 1
+        number = self._connections
+        for work in (
+            self._pump(number, reader, back, answers=False),
+            self._pump(number, there, writer),
+        ):
             pump = asyncio.ensure_future(work)
             self._pumps.add(pump)
             pump.add_done_callback(self._pumps.discard)
 
     async def _pump(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, answers: bool = True
+        self,
+        number: int,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        *,
+        answers: bool = True,
     ) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(65_536):
                 await self._flowing.wait()
+                if number <= self._stranded:
+                    continue
                 if not answers:
                     self.requests.append(data)
                 elif not self._answering:

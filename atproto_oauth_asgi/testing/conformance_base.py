@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Coroutine
+from typing import ClassVar
 
 import anyio
 import pytest
@@ -23,6 +24,9 @@ class ConformanceBase:
     """Says where the store under test comes from."""
 
     pytestmark = pytest.mark.anyio
+
+    #: How far the clocks may be apart that the store goes by; see `atproto_oauth_asgi.store`.
+    skew_margin_ms: ClassVar[int] = 0
 
     @pytest.fixture
     def anyio_backend(self) -> str:

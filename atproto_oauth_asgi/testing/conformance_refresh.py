@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 from atproto_oauth_asgi.store import SessionRecord, Store
 from atproto_oauth_asgi.testing.conformance_base import (
@@ -13,6 +14,8 @@ from atproto_oauth_asgi.testing.conformance_base import (
 )
 
 LEASE_MS = 20_000
+#: How exactly clocks are read.
+CLOCK_MS = 50
 
 
 async def row_of(store: Store, id_: str = "session") -> SessionRecord:
@@ -111,6 +114,20 @@ class LeaseConformance(ConformanceBase):
 
         assert await acquire(store, "me")
         assert (await row_of(store)).lease_owner == "me"
+
+    async def test_a_lease_is_as_long_for_everybody(
+        self, store: Store, second_store: Store
+    ) -> None:
+        """Whoever looks sees no less of it than is left, and no more than the stated margin."""
+        await store.create_session(session(), browser=None)
+        started = time.monotonic()
+        assert await acquire(store, lease_ms=HOUR_MS)
+        seen = (await row_of(second_store)).lease_remaining_ms
+        taken_ms = (time.monotonic() - started) * 1000
+
+        assert seen is not None
+        assert HOUR_MS - taken_ms - CLOCK_MS <= seen
+        assert seen <= HOUR_MS + 2 * self.skew_margin_ms + CLOCK_MS
 
     async def test_an_announced_lease_needs_the_watched_pair(self, store: Store) -> None:
         """Only who watched exactly this owner and end takes over, and only when it is over."""

@@ -23,7 +23,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from atproto_oauth_asgi.errors import StoreError
 from atproto_oauth_asgi_stores.engines import given_engines, own_engines
 from atproto_oauth_asgi_stores.failures import driver_errors_translated, is_lost_race
+from atproto_oauth_asgi_stores.fresh_connection import fresh_connection
 from atproto_oauth_asgi_stores.loop_engines import LOCK_TIMEOUT, Engines, LoopEngines
+from atproto_oauth_asgi_stores.primary import refuse_read_only
 from atproto_oauth_asgi_stores.revisions import judge_revision, revisions_in
 from atproto_oauth_asgi_stores.server_engines import DEADLINE
 from atproto_oauth_asgi_stores.tables import tables_in
@@ -34,6 +36,10 @@ Result = TypeVar("Result")
 
 #: How often a transaction is made that others keep winning; each time somebody else got on.
 RACES = 5
+#: Seconds that a write which cannot be lost leaves to the pool's connections alone, and seconds
+#: that such a write may take on a connection of its own.
+POOL_PATIENCE = 1.0
+FRESH_DEADLINE = 6.0
 _QUESTION: sa.Select[tuple[int]] = sa.select(sa.literal_column("1"))
 
 
@@ -63,6 +69,7 @@ class Database:
             sqlite = is_sqlite(parse_url(url))
         # Work on a SQLite file ends by itself: nothing on the way can go silent.
         self._deadline = None if sqlite else DEADLINE
+        self._fresh_deadline = None if sqlite else FRESH_DEADLINE
         self._schema = schema
         self.tables = tables_in(schema)
 
@@ -70,12 +77,17 @@ class Database:
         """Return the engines to use on the running event loop."""
         return self._given if self._own is None else await self._own.get()
 
-    async def _whole(self, work: Coroutine[object, object, Result]) -> Result:
-        task = Whole(work, deadline=self._deadline)
+    def _begin(
+        self, work: Coroutine[object, object, Result], deadline: float | None
+    ) -> Whole[Result]:
+        task = Whole(work, deadline=deadline)
         self._working.add(task)
         task.add_done_callback(self._working.discard)
+        return task
+
+    async def _whole(self, work: Coroutine[object, object, Result]) -> Result:
         with driver_errors_translated():
-            return await task.result_or_timeout()
+            return await self._begin(work, self._deadline).result_or_timeout()
 
     async def rows(
         self, statement: sa.Executable, parameters: Mapping[str, object] | None = None
@@ -131,6 +143,47 @@ class Database:
 
         return await self._racing(work, races)
 
+    async def change_surely(self, statement: sa.Executable) -> int:
+        """Run one writing statement as `change` does, whatever has become of the pool.
+
+        When the pool does not bring it about soon, because its connections are all taken, have
+        fallen silent, or lead to a server that may not write any more, it is tried on a fresh
+        connection as well. So it may run twice, and must be guarded: the second changes nothing.
+        """
+        tries = [asyncio.ensure_future(self.change(statement))]
+        try:
+            await asyncio.wait(tries, timeout=POOL_PATIENCE)
+            if not tries[0].done() or tries[0].exception() is not None:
+                tries.append(asyncio.ensure_future(self._change_freshly(statement)))
+            error: StoreError | None = None
+            for one in asyncio.as_completed(tries):
+                try:
+                    return await one
+                except StoreError as exc:
+                    error = error or exc
+            raise error or AssertionError("a try ends with a result or an error")
+        finally:
+            for one in tries:
+                one.cancel()
+            await asyncio.gather(*tries, return_exceptions=True)
+
+    async def _change_freshly(self, statement: sa.Executable) -> int:
+        engines = await self.engines()
+
+        async def work() -> int:
+            async with fresh_connection(engines.single or engines.writer) as connection:
+                if engines.single is not None:
+                    return await changed(connection, statement)
+                async with connection.begin():
+                    return await changed(connection, statement)
+
+        # Few at a time, for as long as the connection lasts: an outage must not end in a rush.
+        await engines.fresh.acquire()
+        task = self._begin(work(), self._fresh_deadline)
+        task.add_done_callback(lambda _: engines.fresh.release())
+        with driver_errors_translated():
+            return await task.result_or_timeout()
+
     async def _racing(
         self, work: Callable[[], Coroutine[object, object, Result]], races: int
     ) -> Result:
@@ -158,12 +211,12 @@ class Database:
                 await self._own.aclose()
 
     async def check(self) -> None:
-        """Read the schema's version, in one statement; see `Store.check`."""
+        """Read the schema's version, and whether this is the primary; see `Store.check`."""
 
         async def ask(connection: AsyncConnection) -> Sequence[str]:
             if self._check_schema:
                 return await revisions_in(connection, self._schema)
-            await connection.execute(_QUESTION)
+            await refuse_read_only(connection)
             return ()
 
         found = await self._whole(self._reading(ask))

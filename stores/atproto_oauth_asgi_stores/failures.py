@@ -10,6 +10,9 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError, Statemen
 from atproto_oauth_asgi.errors import StoreError, StoreUnavailable
 
 _UPGRADE = "run `atproto-oauth-asgi db upgrade`"
+READ_ONLY = (
+    "the database is read-only; let the store's URL name the primary, or grant write permission"
+)
 #: What databases say, by SQLSTATE or MySQL's number, and how to mend it.
 _CODES = {
     ("28P01", "28000", "1045", "1698"): (
@@ -29,9 +32,7 @@ _CODES = {
     ("42501", "1044", "1142", "1227"): (
         "the database user may not do this; grant it the rights on our tables"
     ),
-    ("25006", "1290", "1792", "1836"): (
-        "the database is read-only; let the store's URL name the primary, or grant write permission"
-    ),
+    ("25006", "1290", "1792", "1836"): READ_ONLY,
     ("53300", "1040", "1203"): (
         "the server has no connection free; raise its limit or run fewer processes"
     ),
@@ -64,7 +65,7 @@ _MENDS = {code: mend for codes, mend in _CODES.items() for code in codes}
 #: MariaDB's of the former.
 _LOST_RACE = frozenset({"40001", "40P01", "1213", "1020"})
 #: Drivers whose errors SQLAlchemy lets through while they connect.
-_DRIVERS = ("asyncmy", "asyncpg", "psycopg")
+_DRIVERS = ("asyncmy", "asyncpg", "psycopg", "sqlite3")
 
 
 @contextmanager

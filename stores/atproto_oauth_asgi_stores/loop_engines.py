@@ -14,6 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 #: Seconds that a statement waits for another's write, and a task for a connection.
 LOCK_TIMEOUT = 5.0
 POOL_TIMEOUT = 10.0
+#: Connections at a time that are made beside the pools, for writes that cannot be lost.
+FRESH = 2
 
 
 class Stoppable(Protocol):
@@ -37,6 +39,8 @@ class Engines:
     #: Writes of one statement, likewise; None: they need a transaction.
     single: AsyncEngine | None = None
     writer: AsyncEngine
+    #: Whose turn it is to make a connection beside the pools.
+    fresh: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(FRESH))
     #: Driver connections with a thread of their own, which outlives its event loop.
     threads: weakref.WeakSet[Stoppable] = field(default_factory=_no_threads)
 

@@ -36,7 +36,8 @@ def open_memory(_url: str, /) -> MemoryStore:
 class MemoryStore:
     """Keeps everything in dictionaries; usable from any number of event loops and threads.
 
-    Nothing is awaited while the lock is held, so no method can be cancelled half-way.
+    Nothing is awaited while the lock is held, so no method can be cancelled half-way. It goes by
+    the clock of the one process that can use it: its skew margin is 0.
 
     Args:
         clock: Returns milliseconds; tests give one that they move.

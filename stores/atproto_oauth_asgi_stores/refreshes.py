@@ -92,7 +92,7 @@ class Refreshes(Database):
                 refreshed=now_ms(),
             )
         )
-        return await self.change(committing) == 1
+        return await self.change_surely(committing) == 1
 
     async def release_refresh(
         self, session_id: str, /, *, version: int, owner: str, wait_ms: int | None, unspent: bool

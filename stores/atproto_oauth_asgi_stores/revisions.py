@@ -11,6 +11,7 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from atproto_oauth_asgi.errors import SchemaOutOfDate
+from atproto_oauth_asgi_stores.primary import judge_read_only, read_only, refuse_read_only
 from atproto_oauth_asgi_stores.tables import (
     SCHEMA_HEAD,
     SCHEMA_MINIMUM,
@@ -25,14 +26,22 @@ APP_VERSION_TABLE = "alembic_version"
 
 
 async def revisions_in(connection: AsyncConnection, schema: str | None) -> Sequence[str]:
-    """Read our revisions from our version table, or else from the app's."""
+    """Read our revisions from our version table, or else from the app's.
+
+    Raises:
+        StoreUnavailable: the server takes no writes; it is asked in the same statement.
+    """
     ours = version_table(VERSION_TABLE, schema)
     try:
-        return (await connection.scalars(sa.select(ours.c.version_num))).all()
+        found = (await connection.execute(sa.select(ours.c.version_num, read_only()))).all()
     except (OperationalError, ProgrammingError):
         # Either there is no such table, or this raises as well.
         if await connection.run_sync(lambda c: sa.inspect(c).has_table(VERSION_TABLE, schema)):
             raise
+    else:
+        judge_read_only(any(refused for _, refused in found))
+        return [revision for revision, _ in found]
+    await refuse_read_only(connection)
     return await connection.run_sync(lambda c: revisions_of_app(c, schema))
 
 

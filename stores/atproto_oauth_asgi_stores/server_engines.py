@@ -11,7 +11,7 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from atproto_oauth_asgi_stores.loop_engines import LOCK_TIMEOUT, POOL_TIMEOUT, Engines
+from atproto_oauth_asgi_stores.loop_engines import FRESH, LOCK_TIMEOUT, POOL_TIMEOUT, Engines
 
 #: Seconds to wait for a new connection, for one statement, and for one piece of work in all.
 CONNECT_TIMEOUT = 5
@@ -50,8 +50,11 @@ _MYSQL = (
 
 
 def server_engines(url: URL) -> Engines:
-    """Make engines for a database server: at most 11 connections for each event loop."""
-    alone = _engine(url, "AUTOCOMMIT", size=5, overflow=3)
+    """Make engines for a database server: at most 11 connections for each event loop.
+
+    That counts the fresh ones, which are made beside these pools.
+    """
+    alone = _engine(url, "AUTOCOMMIT", size=5, overflow=3 - FRESH)
     return Engines(
         reader=alone, single=alone, writer=_engine(url, "READ COMMITTED", size=1, overflow=2)
     )

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextvars
+import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,6 +23,7 @@ from atproto_oauth_asgi_stores.memory import MemoryStore
 from atproto_oauth_asgi_stores.memory_rows import SessionRow
 from tests.refresh.faults import fault
 from tests.refresh.scenarios_commit import COLUMNS
+from tests.refresh.wire import Wire
 
 # --- Acquire ---
 
@@ -101,6 +103,19 @@ def _workers_clock(patch: pytest.MonkeyPatch) -> None:
         return taken
 
     patch.setattr(MemoryStore, "acquire_refresh", faulty)
+
+
+@fault("each worker goes by its own clock")
+def _own_clocks(patch: pytest.MonkeyPatch) -> None:
+    init: Any = Wire.__init__
+    numbers = itertools.count(1)
+
+    def faulty(self: Wire, shared: MemoryStore) -> None:
+        init(self, shared)
+        clock, ahead = self._now, next(numbers) * 5_000
+        self._now = lambda: clock() + ahead
+
+    patch.setattr(Wire, "__init__", faulty)
 
 
 def remove_lease_of(store: type[MemoryStore | SQLStore], patch: pytest.MonkeyPatch) -> None:
@@ -361,3 +376,32 @@ def _reads_first(patch: pytest.MonkeyPatch) -> None:
         return count
 
     patch.setattr(database, "changed", faulty)
+
+
+@fault("a refresh is one transaction")
+def _one_transaction(patch: pytest.MonkeyPatch) -> None:
+    held: list[AsyncConnection] = []
+    acquire: Any = SQLStore.acquire_refresh
+    change: Any = SQLStore.change
+    close: Any = SQLStore.aclose
+
+    async def acquiring(self: SQLStore, *args: Any, **kwargs: Any) -> bool:
+        held.append(await (await self.engines()).writer.connect())
+        taken: bool = await acquire(self, *args, **kwargs)
+        return taken
+
+    async def faulty(self: SQLStore, statement: Any, **kwargs: Any) -> int:
+        if held:
+            return await database.changed(held[0], statement)
+        count: int = await change(self, statement, **kwargs)
+        return count
+
+    async def closing(self: SQLStore) -> None:
+        while held:
+            await held.pop().close()
+        await close(self)
+
+    patch.setattr(SQLStore, "acquire_refresh", acquiring)
+    patch.setattr(SQLStore, "change", faulty)
+    patch.setattr(SQLStore, "change_surely", faulty)
+    patch.setattr(SQLStore, "aclose", closing)

@@ -8,8 +8,11 @@ import time
 from itertools import pairwise
 
 from atproto_oauth_asgi.store import SessionStatus
+from atproto_oauth_asgi.testing.conformance import StoreConformance
+from atproto_oauth_asgi_stores.memory import MemoryStore
 from tests.refresh.fleet import Fleet, Worker, fleet, within
 from tests.refresh.sentences import shows
+from tests.refresh.wire import Wire
 
 # --- One at a time ---
 
@@ -194,3 +197,11 @@ async def each_refresh_has_an_owner_of_its_own() -> None:
         assert here.refreshes == 2
         assert len(owners) == 2
         assert all(owner is not None and len(bytes.fromhex(owner)) == 16 for owner in owners)
+
+
+@shows("6.2.skew", without=("each worker goes by its own clock",))
+async def a_lease_is_as_long_for_every_worker() -> None:
+    rows = MemoryStore()
+    one, two = Wire(rows), Wire(rows)
+    assert StoreConformance.skew_margin_ms == 0
+    await StoreConformance().test_a_lease_is_as_long_for_everybody(one, two)

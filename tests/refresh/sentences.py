@@ -6,7 +6,8 @@ the planted faults under which it must fail: `test_scenarios.py` runs it as it i
 
 Scenarios run in virtual time, with the times that apps get: what they wait for costs nothing, and
 what does not happen meanwhile is proven not to. Those that need threads or sockets say so, and run
-in real time with shorter times.
+in real time with shorter times. Those of database servers are given a place on one;
+`test_server_scenarios.py` runs them in both ways.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ import pytest
 
 from tests.refresh.faults import Plant
 from tests.refresh.fleet import QUICK, timing
+from tests.stores.places import Place
 from tests.virtual_time import in_virtual_time
 
 Run = Callable[[], Coroutine[object, object, None]]
+RunOnServer = Callable[[Place], Coroutine[object, object, None]]
 
 #: Section 6 (the refresh) and what section 5 says of requests, in the words of these tests.
 SENTENCES: dict[str, str] = {
@@ -32,8 +35,11 @@ SENTENCES: dict[str, str] = {
     "6.1.forward": "What a process knows of a session only moves to a higher version",
     "6.2.rowcount": "Acquire and mark are one guarded UPDATE each, without RETURNING",
     "6.2.transaction": "Each try is a transaction of its own",
+    "6.2.primary": "Leases are taken on the primary; anything else is refused at start",
     "6.2.owner": "Each task has its own 128 random bits as owner",
     "6.2.clock": "Leases live by the store's clock, not by the worker's",
+    "6.2.statement": "It is read when a row is written, not when the wait for it began",
+    "6.2.skew": "A store without such a clock states how far its clocks may be apart",
     "6.2.acquire.version": "Acquire: only the version that was seen",
     "6.2.acquire.active": "Acquire: only an active session",
     "6.2.acquire.interval": "Acquire: only when a refresh is allowed by now",
@@ -80,6 +86,7 @@ SENTENCES: dict[str, str] = {
     "6.5.again": "A commit that hit no row though nothing changed is made again",
     "6.5.memory": "While the database is away the new tokens are served from memory",
     "6.5.try": "Each try to commit has a deadline",
+    "6.5.fresh": "Each try gets a fresh connection when the pool's do not serve it soon",
     "6.5.forever": "It is tried again, soon, as long as the process lives",
     "6.5.last": "There is one last try at shutdown",
     "6.5.loud": "If that fails too, the loss is said loudly",
@@ -150,7 +157,17 @@ class Scenario:
                 asyncio.run(self.run())
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerScenario:
+    name: str
+    run: RunOnServer
+    shows: tuple[str, ...]
+    without: tuple[str, ...]
+    drivers: tuple[str, ...]
+
+
 SCENARIOS: dict[str, Scenario] = {}
+SERVER_SCENARIOS: dict[str, ServerScenario] = {}
 
 
 def shows(
@@ -164,6 +181,25 @@ def shows(
         assert without, "a scenario that nothing turns red shows nothing"
         SCENARIOS[name] = Scenario(
             name=name, run=run, shows=sentences, without=without, real_time=real_time
+        )
+        return run
+
+    return register
+
+
+def shows_on_servers(
+    *sentences: str,
+    without: tuple[str, ...],
+    drivers: tuple[str, ...] = ("psycopg", "asyncpg", "asyncmy"),
+) -> Callable[[RunOnServer], RunOnServer]:
+    """Register a scenario of a database server, with the drivers to run it with."""
+
+    def register(run: RunOnServer) -> RunOnServer:
+        name = run.__name__
+        assert name not in SERVER_SCENARIOS
+        assert without, "a scenario that nothing turns red shows nothing"
+        SERVER_SCENARIOS[name] = ServerScenario(
+            name=name, run=run, shows=sentences, without=without, drivers=drivers
         )
         return run
 

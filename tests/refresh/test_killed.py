@@ -115,13 +115,14 @@ async def test_a_worker_killed_before_its_mark_costs_nothing(tmp_path: Path) -> 
         assert _row(database, "status, version") == ("active", 2)
 
 
-async def test_a_locked_database_file_delays_the_commit_and_nothing_else() -> None:
+async def test_a_locked_database_file_delays_the_commit_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
     with timing(QUICK, commit_try=0.1), logged() as records:
-        async with on_disk() as here:
+        async with on_disk(path) as here:
             async with here.network.pause_token_endpoint("refresh_token", when="after") as pause:
                 refreshing = asyncio.create_task(here.refresh())
                 await within(3, pause.arrived())
-                lock = sqlite3.connect(here.path, isolation_level=None)
+                lock = sqlite3.connect(path, isolation_level=None)
                 lock.execute("BEGIN IMMEDIATE")
                 pause.release()
                 await asyncio.sleep(0.5)
@@ -131,7 +132,7 @@ async def test_a_locked_database_file_delays_the_commit_and_nothing_else() -> No
                 lock.close()
                 await within(8, refreshing)
 
-            assert _row(here.path, "version, status") == (2, "active")
+            assert _row(path, "version, status") == (2, "active")
             assert len(here.network.token_requests("refresh_token")) == 1
     assert "commit.retry" in events(records)
     assert "session.refreshed" in events(records)

@@ -12,10 +12,11 @@ from tests.refresh import (
     scenarios_mark,
     scenarios_post,
     scenarios_requests,
+    scenarios_server,
     scenarios_sql,
     scenarios_takeover,
 )
-from tests.refresh.sentences import SCENARIOS, SENTENCES, Scenario
+from tests.refresh.sentences import SCENARIOS, SENTENCES, SERVER_SCENARIOS, Scenario
 
 MODULES = (
     scenarios_commit,
@@ -26,6 +27,7 @@ MODULES = (
     scenarios_mark,
     scenarios_post,
     scenarios_requests,
+    scenarios_server,
     scenarios_sql,
     scenarios_takeover,
 )
@@ -66,6 +68,7 @@ def test_a_refresh_keeps_its_promises(name: str) -> None:
 
 
 def test_every_sentence_is_shown() -> None:
-    shown = {sentence for scenario in SCENARIOS.values() for sentence in scenario.shows}
+    shown = {sentence for one in SCENARIOS.values() for sentence in one.shows}
+    shown |= {sentence for one in SERVER_SCENARIOS.values() for sentence in one.shows}
     assert shown <= SENTENCES.keys()
     assert SENTENCES.keys() - shown == set()

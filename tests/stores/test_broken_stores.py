@@ -17,7 +17,8 @@ from atproto_oauth_asgi.store import (
 )
 from atproto_oauth_asgi.testing.conformance import StoreConformance
 from atproto_oauth_asgi_migrations import migrate_empty
-from atproto_oauth_asgi_stores import SQLStore
+from atproto_oauth_asgi_stores import MemoryStore, SQLStore
+from atproto_oauth_asgi_stores.memory import wall_clock
 
 pytestmark = pytest.mark.anyio
 kit = StoreConformance()
@@ -71,6 +72,24 @@ class NotOneTransaction(SQLStore):
         for id_ in replaces:
             await self.end_session(id_, "replaced")
         return joined
+
+
+class EachItsOwnClock(MemoryStore):
+    """Is as a store that goes by the clocks of processes, and states that they never differ."""
+
+    def __init__(self, shared: MemoryStore, ahead_ms: int) -> None:
+        super().__init__(clock=lambda: wall_clock() + ahead_ms)
+        self.__dict__ |= {**shared.__dict__, "_now": self._now}
+
+
+@pytest.mark.parametrize("ahead_ms", [5_000, -5_000])
+async def test_the_kit_fails_stores_whose_clocks_are_apart(ahead_ms: int) -> None:
+    rows = MemoryStore()
+    await kit.test_a_lease_is_as_long_for_everybody(rows, EachItsOwnClock(rows, 0))
+
+    rows = MemoryStore()
+    with pytest.raises(AssertionError):
+        await kit.test_a_lease_is_as_long_for_everybody(rows, EachItsOwnClock(rows, ahead_ms))
 
 
 Case = Callable[[Store], Awaitable[None]]
