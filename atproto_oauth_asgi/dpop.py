@@ -28,6 +28,7 @@ _ES256 = ec.ECDSA(hashes.SHA256())
 _NONCE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,1024}")
 _PARAM = re.compile(r'([!#$%&\'*+.^_`|~0-9A-Za-z-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))')
 _SCHEME = re.compile(r"\s*([!#$%&'*+.^_`|~0-9A-Za-z-]+)(?:[ ]+|(?=,|$))")
+_TOKEN68 = re.compile(r"[0-9A-Za-z._~+/-]+=*[ \t]*(?=,|$)")
 
 
 def b64url(data: bytes) -> str:
@@ -209,6 +210,8 @@ def challenges(headers: httpx.Headers) -> list[Challenge]:
             elif scheme := _SCHEME.match(value, position):
                 found.append(Challenge(scheme[1].lower(), {}))
                 position = scheme.end()
+                if value[position - 1] == " " and (blob := _TOKEN68.match(value, position)):
+                    position = blob.end()
             else:
                 break
     return found

@@ -238,7 +238,7 @@ class Net:
         departure: Departure | None = None,
     ) -> Answer:
         departure = departure or Departure()
-        host = request.url.host
+        host = request.url.raw_host.decode("ascii")
         timer = asyncio.timeout(deadline if isfinite(deadline) else None)
         try:
             async with timer:

@@ -80,7 +80,7 @@ async def read_whole(response: httpx.Response, *, limit: int, deadline: float) -
         BadAnswer: It is compressed, larger, or comes in crumbs.
         Unreachable: It did not come to its end in time, or broke off.
     """
-    host = response.url.host
+    host = response.url.raw_host.decode("ascii")
     if response.headers.get("content-encoding", "identity").lower() not in {"", "identity"}:
         message = f"The answer of {host!r} is compressed, though that was not asked for."
         raise BadAnswer(message, host=host, http_status=response.status_code)

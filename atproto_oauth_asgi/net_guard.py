@@ -71,8 +71,11 @@ class Guard:
             message = "This URL is not one that may be opened: write it as https://host/path."
             raise AddressRefused(message)
         try:
-            return httpx.URL(text)
-        except httpx.InvalidURL as exc:
+            url = httpx.URL(text)
+            # httpx decodes an internationalised name wherever it needs the host, and raises there.
+            _ = url.host
+            return url
+        except (httpx.InvalidURL, UnicodeError) as exc:
             message = "This URL cannot be read: write it as https://host/path."
             raise AddressRefused(message) from exc
 

@@ -102,10 +102,11 @@ class GuardedTransport(httpx.AsyncBaseTransport):
 
     async def send(self, request: httpx.Request, departure: Departure) -> httpx.Response:
         """Send one request; `departure` tells when, even if this call is cancelled."""
+        host = request.url.raw_host.decode("ascii")
         if not all(_HEADER_VALUE.fullmatch(value) for _, value in request.headers.raw):
             # Checked here because h11 and httpcore would quote and log the value, maybe a token.
             message = "The request has a header that HTTP does not allow, so it was not sent."
-            raise Unreachable(message, host=request.url.host)
+            raise Unreachable(message, host=host)
         app = self._apps.app_for(request.url)
         if app is not None:
             await departure.leave()
@@ -118,7 +119,7 @@ class GuardedTransport(httpx.AsyncBaseTransport):
         if encoding not in ("", "identity") and asked == "identity":
             await response.aclose()
             message = "The answer is compressed although that was not asked for."
-            raise BadAnswer(message, host=request.url.host, http_status=response.status_code)
+            raise BadAnswer(message, host=host, http_status=response.status_code)
         return response
 
     async def aclose(self) -> None:

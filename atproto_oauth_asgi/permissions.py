@@ -237,9 +237,8 @@ def permission_from_lexicon(entry: Mapping[str, object]) -> RepoPermission | RPC
     Only `repo` and `rpc` may stand in a set; lists must be lists and single values strings.
     """
     resource = entry.get("resource")
-    if resource not in {"repo", "rpc"}:
+    if not isinstance(resource, str) or resource not in {"repo", "rpc"}:
         return None
-    resource = str(resource)
     values: dict[str, list[str]] = {}
     for name, given in entry.items():
         if name in {"type", "resource"}:
