@@ -177,10 +177,13 @@ def main(arguments: list[str]) -> None:
     elif command == "spec":
         make_venv("dev")
         become([str(PYTHON), "-m", "tests.spec.report", *rest])
+    elif command == "fuzz":
+        make_venv("dev")
+        become([str(PYTHON), "-m", "tests.fuzz", *rest])
     else:
         sys.exit(
-            "usage: python dev.py demo|test|check|bench|spec"
-            " [arguments for demo, test or bench; rules for spec]"
+            "usage: python dev.py demo|test|check|bench|spec|fuzz"
+            " [arguments for demo, test or bench; rules for spec; seconds and targets for fuzz]"
         )
 
 
