@@ -29,6 +29,15 @@ class ClientIdentity:
     client_id: str
     keys: ClientKeys | None
 
+    def kid_for(self, kid: str | None) -> str | None:
+        """Return the key that a grant authenticates with from now on.
+
+        A grant keeps the key it began with. One that began while this client was public goes on
+        with the key that signs logins now: servers let a client become confidential, and hold the
+        grant to that key afterwards.
+        """
+        return self.keys.signing_kid if kid is None and self.keys is not None else kid
+
     def authenticate(self, issuer: str, kid: str | None, *, skew: int = 0) -> dict[str, str]:
         """Return the form fields that authenticate one HTTP attempt.
 

@@ -13,7 +13,7 @@ import hmac
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 
 from starlette.requests import Request
@@ -237,6 +237,7 @@ async def _exchange(
     if attempt.client_id != core.client.client_id:
         msg = "The client_id has changed since this login began; start again."
         raise LoginExpired(msg)
+    attempt = replace(attempt, client_kid=core.client.kid_for(attempt.client_kid))
     key, nonces = attempt.key, Nonces(runtime.sessions.nonces)
     try:
         server = await core.discovery.for_issuer(attempt.issuer)

@@ -45,13 +45,17 @@ class Committer:
         *,
         version: int,
         owner: str,
+        kid: str | None,
         sent: float,
     ) -> None:
         """Store tokens over `version`; `sent` is when their request left, by the monotonic clock.
 
+        `kid` is the client key that the request was signed with.
+
         Comes back when the tokens are stored, given up for newer ones, or revoked, or when this
         process goes while the database is still away.
         """
+        live.client_kid = kid
         live.install(
             tokens,
             version=version + 1,
@@ -74,6 +78,7 @@ class Committer:
                 sealed_key=key_id,
                 scope=response.scope,
                 pds=tokens.pds,
+                client_kid=live.client_kid,
                 sent_ago_ms=milliseconds(time.monotonic() - sent),
                 life_ms=response.life_ms,
                 refresh_after_ms=response.refresh_after_ms,

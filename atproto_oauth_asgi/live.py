@@ -155,6 +155,7 @@ class LiveSession:
         if record.version > self.version or replace:
             tokens = self._vault.tokens(record)
             now = monotonic()
+            self.client_kid = record.client_kid
             self.install(
                 tokens,
                 version=record.version,

@@ -167,6 +167,7 @@ class Refresher:
     ) -> _Granted | ASAnswer | None:
         live, flight = hold.live, hold.flight
         pds, metadata = server
+        kid = self._client.kid_for(live.client_kid)
         form = {
             "grant_type": "refresh_token",
             "refresh_token": live.tokens.refresh_token or "",
@@ -184,7 +185,7 @@ class Refresher:
                         metadata.token_endpoint,
                         form,
                         issuer=live.issuer,
-                        kid=live.client_kid,
+                        kid=kid,
                         key=live.key,
                         nonces=live.nonces,
                         # Timed by `_await_post`: after a pause of the process every timer has
@@ -218,7 +219,7 @@ class Refresher:
             await self._fail(hold, "The token endpoint did not answer in time.")
             return None
         if result.answer.status == HTTPStatus.OK:
-            return _Granted(result, pds, metadata)
+            return _Granted(result, pds, metadata, kid)
         return result
 
     async def _await_post(self, task: asyncio.Task[ASAnswer]) -> ASAnswer | None:
@@ -291,6 +292,7 @@ class Refresher:
             response,
             version=hold.version,
             owner=hold.owner,
+            kid=granted.kid,
             sent=hold.sent,
         )
 
@@ -360,6 +362,7 @@ class _Granted:
     result: ASAnswer
     pds: str
     metadata: ServerMetadata
+    kid: str | None
 
 
 def _jti_reused(answer: ASAnswer) -> bool:

@@ -107,7 +107,7 @@ class Revoker:
                     metadata.revocation_endpoint,
                     {"token": token},
                     issuer=grant.issuer,
-                    kid=grant.client_kid,
+                    kid=self._client.kid_for(grant.client_kid),
                     key=grant.key,
                     nonces=grant.nonces,
                 )

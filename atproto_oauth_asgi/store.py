@@ -164,6 +164,9 @@ class Refreshed:
     sealed_key: str
     scope: str
     pds: str
+    #: The client key that the grant is bound to; it changes once, from None, where the client has
+    #: become confidential since the login.
+    client_kid: str | None
     #: Milliseconds since the token request left.
     sent_ago_ms: int
     #: Counted from the moment the token request left.

@@ -64,6 +64,7 @@ async def name_server() -> AsyncGenerator[tuple[NameServer, Resolver], None]:
         transport.close()
 
 
+@pytest.mark.spec("A5")
 async def test_txt_records_are_read_and_their_strings_joined() -> None:
     async with name_server() as (server, resolver):
         server.records["_atproto.example.com."] = ['"did=did:plc:" "abc"', '"v=spf1"']

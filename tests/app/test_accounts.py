@@ -202,6 +202,7 @@ async def test_an_account_that_needs_a_new_login_is_listed_with_its_reason_and_n
         assert await listed(here) == [[here.did(), "alice.test", True, None]]
 
 
+@pytest.mark.spec("J10")
 async def test_sessions_of_another_client_id_are_listed_and_come_back_with_it() -> None:
     store, network = FaultyStore(), Network()
     async with world(network, store=store, prefix="/oauth") as before:

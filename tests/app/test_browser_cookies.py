@@ -124,6 +124,7 @@ async def test_what_the_store_knows_is_no_cookie() -> None:
         assert await sees(here, f"{here.oauth.cookies.session}={browser.cookie_hash.hex()}") is None
 
 
+@pytest.mark.spec("Q0")
 @pytest.mark.parametrize(
     "cookie",
     [
@@ -173,6 +174,7 @@ async def test_only_our_own_routes_set_cookies() -> None:
             assert "set-cookie" not in (await here.browser.get(path)).headers
 
 
+@pytest.mark.spec("Q8")
 async def test_a_page_that_asked_who_is_there_is_kept_out_of_shared_caches() -> None:
     async with world() as here:
         for _ in range(2):

@@ -107,6 +107,7 @@ async def test_only_get_is_a_callback(method: str) -> None:
         assert back.status_code == 303
 
 
+@pytest.mark.spec("G1")
 @pytest.mark.parametrize("header", ["sec-purpose", "purpose"])
 async def test_a_prefetch_uses_nothing_up(header: str) -> None:
     async with world() as here:
@@ -228,7 +229,7 @@ async def test_a_callback_without_code_is_refused() -> None:
         assert GENERIC in back.text
 
 
-@pytest.mark.spec("G3")
+@pytest.mark.spec("G3", "L4")
 async def test_an_attempt_lives_thirty_minutes() -> None:
     store = FaultyStore()
     async with world(store=store) as here:
@@ -243,6 +244,7 @@ async def test_an_attempt_lives_thirty_minutes() -> None:
         assert "has expired" in expired.text
 
 
+@pytest.mark.spec("F3")
 async def test_a_request_that_expired_at_the_server_is_told_as_such() -> None:
     now = time.time()
     network = Network(clock=lambda: now)
@@ -255,6 +257,7 @@ async def test_a_request_that_expired_at_the_server_is_told_as_such() -> None:
         assert "has expired" in back.text
 
 
+@pytest.mark.spec("H12")
 async def test_a_code_that_expired_is_refused_by_the_server() -> None:
     now = time.time()
     network = Network(clock=lambda: now)
@@ -267,6 +270,7 @@ async def test_a_code_that_expired_is_refused_by_the_server() -> None:
         assert "refused the sign-in" in back.text
 
 
+@pytest.mark.spec("J10")
 async def test_changing_the_client_id_in_mid_login_asks_for_a_new_start() -> None:
     store, network = FaultyStore(), Network()
     async with world(network, store=store) as before:
@@ -307,6 +311,7 @@ async def test_an_outcome_that_cannot_be_noted_does_not_spoil_the_login() -> Non
         assert await here.who() == here.did()
 
 
+@pytest.mark.spec("G7")
 async def test_a_server_that_is_away_at_the_exchange_is_said() -> None:
     async with world() as here:
         callback = await here.approved()

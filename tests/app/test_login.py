@@ -24,6 +24,7 @@ async def test_a_person_logs_in_and_the_app_acts_for_them() -> None:
         assert answer.json()["handle"] == "alice.test"
 
 
+@pytest.mark.spec("A20")
 @pytest.mark.parametrize("start", ["handle", "did", "pds"])
 async def test_a_login_starts_from_a_handle_a_did_or_a_servers_address(start: str) -> None:
     async with world() as here:
@@ -67,6 +68,7 @@ async def test_a_login_starts_from_the_address_of_an_authorization_server_that_i
             assert await here.who() == carol.did
 
 
+@pytest.mark.spec("A2")
 @pytest.mark.parametrize(
     "typed",
     [
@@ -121,7 +123,7 @@ async def test_the_request_is_pushed_with_all_that_the_profile_wants_and_nothing
         assert one.jkt != two.jkt
 
 
-@pytest.mark.spec("E6")
+@pytest.mark.spec("E6", "A20")
 async def test_a_login_from_a_servers_address_gives_no_hint() -> None:
     async with world() as here:
         begun = await here.begin(here.network.host.origin)
@@ -324,6 +326,7 @@ async def test_a_link_with_an_identifier_asks_for_one_click() -> None:
             assert f'<input type="hidden" name="{name}" value="{value}">' in answer.text
 
 
+@pytest.mark.spec("G6")
 async def test_nothing_from_the_address_gets_into_the_page_unescaped() -> None:
     async with world() as here:
         evil = "%22%3E%3Cscript%3Ealert(1)%3C/script%3E"
