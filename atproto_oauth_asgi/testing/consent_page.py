@@ -29,7 +29,7 @@ def consent_page(
     switch = '<button name="decision" value="switch">Another account</button>' if others else ""
     body = (
         f"<p><strong>{app_name(request)}</strong> asks for access to"
-        f" <strong>{escape(account.handle)}</strong>{_calls_itself(request)}.</p>"
+        f" <strong>{escape(account.handle)}</strong>.{_about(request)}</p>"
         f"{form.open('consent')}"
         f'<ul aria-label="What the app may do">{rows}</ul>{_terms(request)}'
         '<button class="main" name="decision" value="allow">Authorize</button>'
@@ -56,10 +56,12 @@ def _name(name: str) -> str:
     return f" <code>{escape(name).replace('.', '.<wbr>')}</code>" if name else ""
 
 
-def _calls_itself(request: AuthorizationRequest) -> str:
+def _about(request: AuthorizationRequest) -> str:
     """Give the name that the app gives itself, as its own words: nobody has checked it."""
+    if request.client.loopback:
+        return " It is being developed on this computer."
     name = request.client.name
-    return f". It calls itself “{foreign(name)}”" if name else ""
+    return f" It calls itself “{foreign(name)}”." if name else ""
 
 
 def _terms(request: AuthorizationRequest) -> str:

@@ -13,6 +13,7 @@ from atproto_oauth_asgi.testing.devices import Devices
 from atproto_oauth_asgi.testing.dpop_verifier import ALGORITHMS, DPoPVerifier, NonceRotation
 from atproto_oauth_asgi.testing.faults import Faults
 from atproto_oauth_asgi.testing.interaction import Interaction
+from atproto_oauth_asgi.testing.pages import error_page
 from atproto_oauth_asgi.testing.pds import PDS
 from atproto_oauth_asgi.testing.permission_sets import PermissionSets
 from atproto_oauth_asgi.testing.request_log import RequestLog
@@ -104,6 +105,9 @@ class Host:
             return text_answer(404, "Not Found")
         if request.method == method:
             return await handler(request)
+        if request.path.startswith("/oauth/authorize/"):
+            # A person who opens the address that a form was sent to.
+            return error_page("This page is no place to begin.", status=405)
         if method == "POST":
             return Answer(status=405, headers=(("allow", method),))
         return text_answer(404, "Not Found")

@@ -58,7 +58,8 @@ li>.tick{margin:0}
 .row{display:flex;gap:.75rem;align-items:center;justify-content:space-between}
 .row>:first-child{min-width:0;flex:1;overflow-wrap:anywhere}
 .row button{margin:0}
-code{font:.9em/1.5 ui-monospace,monospace;overflow-wrap:anywhere}
+code{display:inline-block;max-width:100%;font:.9em/1.5 ui-monospace,monospace;
+overflow-wrap:anywhere}
 details{margin-top:1rem;border-top:1px solid var(--line);padding-top:.75rem}
 summary{cursor:pointer;color:var(--soft);font-size:.875rem}
 details p{font-size:.875rem}

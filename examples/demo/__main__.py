@@ -34,6 +34,10 @@ class Place:
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
     #: Handle and password of each, where there are accounts to try.
     accounts: Sequence[tuple[str, str]] = ()
+    #: Address of a server where people can make an account.
+    sign_up: str | None = None
+    #: The servers, where they are in this process.
+    network: Network | None = None
 
 
 @contextlib.contextmanager
@@ -41,7 +45,12 @@ def embedded() -> Generator[Place]:
     network = Network(list_accounts=True).start()
     try:
         accounts = [(account.handle, account.password) for account in network.host.accounts]
-        yield Place(environment=network.environment(), accounts=accounts)
+        yield Place(
+            environment=network.environment(),
+            accounts=accounts,
+            sign_up=network.host.origin,
+            network=network,
+        )
     finally:
         network.stop()
 
@@ -63,7 +72,7 @@ def reference() -> Generator[Place]:
             "ATPROTO_OAUTH_ALLOW_INSECURE_LOOPBACK": "1",
         }
         accounts = [(account.handle, account.password) for account in network.accounts]
-        yield Place(environment=environment, accounts=accounts)
+        yield Place(environment=environment, accounts=accounts, sign_up=network.pds)
 
 
 @contextlib.contextmanager
@@ -128,7 +137,7 @@ def serve(name: str, sockets: list[socket.socket]) -> None:
         place = stack.enter_context(_NETWORKS[name]())
         settings |= place.environment
         oauth = ATProtoOAuth.from_env({**DEFAULTS, **os.environ, **settings})
-        app = make_app(oauth, accounts=place.accounts)
+        app = make_app(oauth, accounts=place.accounts, sign_up=place.sign_up, network=place.network)
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3)
         server = _Server(config)
         server.greeting = greeting(url, place.accounts)

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from html import escape
 
 from starlette.responses import HTMLResponse
 
-from atproto_oauth_asgi import ATProtoOAuth, OAuthSession
+from atproto_oauth_asgi import ATProtoOAuth
 
 _STYLE = """
 :root{color-scheme:light dark;--ink:#16202e;--soft:#55657a;--paper:#f4f6f9;--card:#fff;
---line:#d5dce5;--blue:#0b62d6;--on:#fff;--red:#b3261e;--tint:#eaf2fd}
+--line:#d5dce5;--edge:#76859a;--blue:#0b62d6;--on:#fff;--red:#b3261e;--tint:#eaf2fd}
 @media(prefers-color-scheme:dark){:root{--ink:#e8edf4;--soft:#9fadc0;--paper:#10161f;--card:#18212d;
---line:#2d3a4b;--blue:#6aa9ff;--on:#0d1520;--red:#ff8a80;--tint:#1c2b40}}
+--line:#2d3a4b;--edge:#71839b;--blue:#6aa9ff;--on:#0d1520;--red:#ff8a80;--tint:#1c2b40}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.55 system-ui,sans-serif;
 padding:clamp(1rem,6vh,4rem) 1rem}
@@ -32,21 +30,26 @@ p{margin:.5rem 0 0}
 label{display:block;font-weight:600;margin:1.25rem 0 .35rem}
 h2 label{margin:0}
 input[type=text],textarea{width:100%;font:inherit;color:inherit;background:transparent;
-padding:.65rem .8rem;border:1px solid var(--line);border-radius:.55rem}
+padding:.65rem .8rem;border:1px solid var(--edge);border-radius:.55rem}
 ::placeholder{color:var(--soft);opacity:1}
 .note{margin-top:1rem;font-size:.875rem}
 textarea{min-height:5.5rem;resize:vertical;display:block}
 button{font:inherit;font-weight:600;color:var(--on);background:var(--blue);border:1px solid
 var(--blue);border-radius:.55rem;padding:.6rem 1.1rem;cursor:pointer}
-button.quiet{color:var(--ink);background:transparent;border-color:var(--line)}
+button.quiet{color:var(--ink);background:transparent;border-color:var(--edge)}
+button.small{padding:.3rem .7rem;font-size:.875rem;font-weight:400}
 input:focus-visible,textarea:focus-visible,button:focus-visible,a:focus-visible{
 outline:3px solid var(--blue);outline-offset:2px}
 a{color:var(--blue)}
 .row{display:flex;align-items:center;justify-content:space-between;gap:1rem;margin-top:.75rem}
+.row form{flex:none}
+.below{margin-top:1.25rem}
+.row>:first-child{min-width:0;overflow-wrap:anywhere}
 .bar{display:flex;gap:.6rem}
 .bar input{flex:1;min-width:0}
 [role=alert]{margin:0;color:var(--red);background:var(--card);border:1px solid currentColor;
 border-radius:.7rem;padding:.7rem 1rem}
+[role=status]{margin:0;background:var(--tint);border-radius:.7rem;padding:.7rem 1rem}
 dl{display:grid;grid-template-columns:max-content minmax(0,1fr);gap:.45rem 1.25rem;
 margin:1.1rem 0 0}
 dt{color:var(--soft)}
@@ -54,119 +57,79 @@ dd{margin:0;overflow-wrap:anywhere}
 code{font:.9em/1.5 ui-monospace,monospace;background:var(--tint);border-radius:.35rem;
 padding:.1rem .35rem;overflow-wrap:anywhere;-webkit-box-decoration-break:clone;
 box-decoration-break:clone}
-ol{list-style:none;margin:0;padding:0}
-ol li{padding:.8rem 0;border-top:1px solid var(--line)}
-ol li:first-child{border-top:0;padding-top:0}
-ol li:last-child{padding-bottom:0}
-ol code{white-space:nowrap}
+ol,ul{list-style:none;margin:0;padding:0}
+li{padding:.8rem 0;border-top:1px solid var(--line)}
+li:first-child{border-top:0;padding-top:0}
+li:last-child{padding-bottom:0}
+li .row{margin:0}
 ol p{margin:0;white-space:pre-wrap;overflow-wrap:anywhere}
 @media(max-width:30rem){dl{grid-template-columns:minmax(0,1fr);gap:0}dd{margin-bottom:.6rem}}
 """
 _HASH = base64.b64encode(sha256(_STYLE.encode()).digest()).decode("ascii")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Post:
-    """One post, as its PDS gave it."""
-
-    text: str
-    created: str
-
-
 def welcome_page(
     oauth: ATProtoOAuth,
     *,
     accounts: Sequence[tuple[str, str]] = (),
+    sign_up: str | None = None,
+    others: str = "",
     problem: str | None = None,
 ) -> HTMLResponse:
-    """Return the page for somebody who is not signed in."""
+    """Return the page for somebody who is not signed in.
+
+    Args:
+        oauth: Who logs people in.
+        accounts: Handle and password of accounts to try.
+        sign_up: Address of a server where an account can be made.
+        others: Section with accounts that are signed in, but not shown.
+        problem: Why somebody is here who may not expect it.
+    """
     example = accounts[0][0] if accounts else "you.bsky.social"
-    try_these = "".join(
-        f"<li><code>{escape(handle)}</code> with password <code>{escape(password)}</code></li>"
-        for handle, password in accounts
-    )
-    body = f"""{_alert(problem)}
+    create = ""
+    if sign_up is not None:
+        fields = {"identifier": sign_up, "prompt": "create"}
+        create = (
+            '<div class="row below"><small>No account yet?</small>'
+            f"{form(login(oauth), 'Create an account', fields, kind='quiet small')}</div>"
+        )
+    body = f"""{alert(problem)}
 <section>
 <h1>Post to your own server</h1>
 <p class="soft">Sign in with your AT Protocol account: Bluesky, or any other server. Your password
 stays there.</p>
-<form method="post" action="{escape(_url(oauth, "/login"))}">
+<form method="post" action="{escape(login(oauth))}">
 <label for="identifier">Handle</label>
 <div class="bar">
 <input type="text" id="identifier" name="identifier" required autofocus autocomplete="username"
  autocapitalize="none" autocorrect="off" spellcheck="false" placeholder="{escape(example)}">
 <button>Sign in</button>
 </div>
-</form>
-</section>
+</form>{create}
+</section>{others}
 """
     if accounts:
+        rows = "".join(_account_to_try(oauth, *account) for account in accounts)
         body += (
-            "<section><h2>Accounts to try</h2>"
-            f'<ol>{try_these}</ol><p class="note soft">They are made up and live on servers beside'
-            " this page. Nothing leaves your computer.</p></section>"
+            f"<section><h2>Accounts to try</h2><ol>{rows}</ol>"
+            '<p class="note soft">They are made up and live on servers beside this page. Nothing'
+            " leaves your computer.</p></section>"
         )
-    return _page(oauth, "Sign in", body)
+    return page(oauth, "Sign in", body)
 
 
-def home_page(
-    oauth: ATProtoOAuth,
-    session: OAuthSession,
-    *,
-    posts: Sequence[Post] | None,
-    may_post: bool,
-    text: str = "",
-    problem: str | None = None,
-    status: int = 200,
-) -> HTMLResponse:
-    """Return the page for somebody who is signed in; it shows no token, because it has none."""
-    name = session.handle or session.did
-    scopes = " ".join(f"<code>{escape(scope)}</code>" for scope in sorted(session.scopes))
-    written = "".join(
-        f"<li><p>{escape(post.text)}</p><small>{escape(_moment(post.created))}</small></li>"
-        for post in posts or ()
+def message_page(oauth: ATProtoOAuth, title: str, sentence: str, *, status: int) -> HTMLResponse:
+    """Return a page with one sentence and the way home."""
+    home = escape(oauth.settings.base_url)
+    body = (
+        f'<section><h1>{escape(title)}</h1><p>{escape(sentence)}</p><p><a href="{home}">'
+        "Back to the start</a></p></section>"
     )
-    instead = "Nothing here yet." if posts is not None else "They cannot be shown right now."
-    body = f"""{_alert(problem)}
-<section>
-<header>
-<h1>{escape(name)}</h1>
-<form method="post" action="{escape(_url(oauth, "/logout"))}">
-<button class="quiet">Sign out</button>
-</form>
-</header>
-<dl>
-<dt>DID</dt><dd><code>{escape(session.did)}</code></dd>
-<dt>Server</dt><dd>{escape(session.pds)}</dd>
-<dt>Scopes</dt><dd>{scopes}</dd>
-<dt>Token</dt><dd>{escape(_expiry(session.access_expires_at))}</dd>
-</dl>
-</section>
-"""
-    if may_post:
-        body += f"""<section>
-<form method="post" action="{escape(oauth.settings.base_url)}/post">
-<h2><label for="text">New post</label></h2>
-<textarea id="text" name="text" required maxlength="300"
- placeholder="What is going on?">{escape(text)}</textarea>
-<div class="row"><small>Up to 300 characters</small><button>Post</button></div>
-</form>
-</section>
-"""
-    else:
-        body += (
-            "<section><h2>New post</h2><p>This sign-in does not include the permission to write"
-            " posts.</p></section>"
-        )
-    body += (
-        "<section><h2>Newest posts</h2>"
-        + (f"<ol>{written}</ol>" if written else f'<p class="soft">{instead}</p>')
-        + "</section>"
-    )
-    return _page(oauth, name, body, status=status)
+    return page(oauth, title, body, status=status)
 
 
-def _page(oauth: ATProtoOAuth, title: str, body: str, *, status: int = 200) -> HTMLResponse:
+def page(oauth: ATProtoOAuth, title: str, body: str, *, status: int = 200) -> HTMLResponse:
+    """Return a page of the demo."""
     html = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
@@ -190,25 +153,36 @@ def _page(oauth: ATProtoOAuth, title: str, body: str, *, status: int = 200) -> H
     )
 
 
-def _url(oauth: ATProtoOAuth, path: str) -> str:
-    return f"{oauth.settings.base_url}{oauth.settings.prefix}{path}"
+def login(oauth: ATProtoOAuth) -> str:
+    """Return where a login form is posted to."""
+    return f"{oauth.settings.base_url}{oauth.settings.prefix}/login"
 
 
-def _alert(problem: str | None) -> str:
+def form(
+    action: str, button: str, fields: Mapping[str, str], *, kind: str = "", label: str = ""
+) -> str:
+    """Return a form that is one button."""
+    hidden = "".join(
+        f'<input type="hidden" name="{escape(name)}" value="{escape(value)}">'
+        for name, value in fields.items()
+    )
+    named = f' aria-label="{escape(label)}"' if label else ""
+    return (
+        f'<form method="post" action="{escape(action)}">{hidden}'
+        f'<button class="{kind}"{named}>{escape(button)}</button></form>'
+    )
+
+
+def alert(problem: str | None) -> str:
+    """Return what went wrong, for everybody to notice."""
     return f'<p role="alert">{escape(problem)}</p>' if problem else ""
 
 
-def _moment(text: str) -> str:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        return text
-    return f"{moment.astimezone(UTC):%d %B %Y, %H:%M} UTC" if moment.tzinfo else text
-
-
-def _expiry(when: datetime) -> str:
-    left = (when - datetime.now(UTC)).total_seconds()
-    if left <= 0:
-        return "renewed with the next call"
-    shown = f"{left / 60:.0f} minutes" if left >= 90 else f"{left:.0f} seconds"
-    return f"expires {when:%H:%M:%S} UTC, in {shown}; renewed before that without asking you"
+def _account_to_try(oauth: ATProtoOAuth, handle: str, password: str) -> str:
+    use = form(
+        login(oauth), "Use", {"identifier": handle}, kind="quiet small", label=f"Use {handle}"
+    )
+    return (
+        f'<li><div class="row"><span><code>{escape(handle)}</code> with password'
+        f" <code>{escape(password)}</code></span>{use}</div></li>"
+    )

@@ -102,6 +102,7 @@ def demo_settings(network: Network | ReferenceNetwork) -> SettingsOptions:
     settings: SettingsOptions = {
         "client_name": DEFAULTS["ATPROTO_OAUTH_CLIENT_NAME"],
         "scope": DEFAULTS["ATPROTO_OAUTH_SCOPE"],
+        "optional_scope": DEFAULTS["ATPROTO_OAUTH_OPTIONAL_SCOPE"],
     }
     if isinstance(network, Network):
         return {**settings, "net_policy": network.policy()}
@@ -120,5 +121,8 @@ def served_demo(
     """Serve the demo beside a network, and give its address."""
     sockets, url = sockets_and_url()
     oauth = ATProtoOAuth(url, store="memory://", **demo_settings(network))
-    with serving(Served(app=make_app(oauth, accounts=accounts), sockets=sockets)):
+    embedded = network if isinstance(network, Network) else None
+    sign_up = network.host.origin if isinstance(network, Network) else network.pds
+    app = make_app(oauth, accounts=accounts, sign_up=sign_up, network=embedded)
+    with serving(Served(app=app, sockets=sockets)):
         yield url

@@ -14,7 +14,8 @@ import pytest
 from atproto_oauth_asgi import ATProtoOAuth
 from atproto_oauth_asgi.testing import Network
 from atproto_oauth_asgi.testing.web import Answer
-from examples.demo.site import COLLECTION, DEFAULTS, LONGEST_POST, make_app
+from examples.demo.posts import COLLECTION, LONGEST_POST
+from examples.demo.site import DEFAULTS, make_app
 
 pytestmark = pytest.mark.anyio
 
@@ -67,6 +68,8 @@ async def test_me_is_what_the_pds_says(demo: Demo) -> None:
     assert signed_in.json() == {
         "did": demo.network.account("alice.test").did,
         "handle": "alice.test",
+        "email": "alice@mail.test",
+        "emailConfirmed": False,
         "active": True,
     }
 

@@ -352,6 +352,15 @@ async def test_unknown_requests_get_a_page_and_no_redirect(
     assert answer.headers["content-type"].startswith("text/html")
 
 
+async def test_the_address_of_a_form_is_a_page_for_people_too(
+    visitor: Visitor, walker: Walker
+) -> None:
+    answer = await visitor.open(walker.url("/oauth/authorize/sign-in"))
+
+    assert answer.status_code == 405
+    assert "Go back to the app" in visitor.page.text
+
+
 NAVIGATION = {
     "sec-fetch-site": "cross-site",
     "sec-fetch-mode": "navigate",
