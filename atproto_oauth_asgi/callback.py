@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from atproto_oauth_asgi.admission import VERIFY_DEADLINE, Finished, admit, verify
@@ -106,6 +107,7 @@ async def finish_login(
 
     Raises:
         CallbackFailed: the login ended without a session.
+        HTTPException: it did, and this is how the app's `on_login` wants it answered.
         StoreUnavailable: nobody can say; the attempt may still be there.
     """
     try:
@@ -210,6 +212,10 @@ async def _finish(
         raise CallbackFailed(
             exc, identifier=outcome.get("identifier", ""), next=outcome.get("next", "")
         ) from exc
+    except HTTPException:
+        # The app's own answer, by way of `on_login`. It is given once, as responses are.
+        outcome["error"] = LoginRefused.code
+        raise
     finally:
         # Without the note a reload is told to start again; that is all that is lost.
         with contextlib.suppress(StoreUnavailable):

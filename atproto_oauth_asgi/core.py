@@ -26,7 +26,8 @@ from atproto_oauth_asgi.vault import Vault
 class Login:
     """A login whose tokens have passed every check; what `on_login` is given.
 
-    There is no session row and no cookie yet.
+    There is no session row and no cookie yet. Whatever `on_login` raises, the tokens are revoked:
+    `LoginRefused` shows the person a sentence, a Starlette `HTTPException` is the answer itself.
     """
 
     did: Did

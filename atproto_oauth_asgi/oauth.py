@@ -57,7 +57,7 @@ class ATProtoOAuth:
             cookie security. `http://127.0.0.1:PORT` is the development client.
         store: A `Store` of the app's own, instead of STORE_URL; a URL works too.
         on_login: Is awaited after all checks and before the session exists; may return its own
-            response, or raise `LoginRefused`.
+            response, or turn the person away with `LoginRefused` or an `HTTPException`.
         on_event: Is called with each `Event` of docs/events.md, in the middle of requests; what
             it raises goes no further than the log.
         limit_logins: Is awaited with the connection and what was typed before a login is begun;

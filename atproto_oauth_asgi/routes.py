@@ -7,8 +7,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, cast
 from urllib.parse import parse_qs, urlencode
 
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from atproto_oauth_asgi.access import error_headers, is_page
@@ -145,6 +146,8 @@ class Routes:
             )
         except CallbackFailed as failed:
             response = self._ended(failed)
+        except HTTPException as exc:
+            response = _as_raised(exc)
         except StoreUnavailable as exc:
             response = self._ended(CallbackFailed(exc))
         else:
@@ -333,6 +336,16 @@ class Routes:
 
 _CARRIED = ("next", "scope", "prompt", "add")
 _TRUE = frozenset({"1", "true", "on", "yes"})
+
+
+def _as_raised(exc: HTTPException) -> Response:
+    """Answer what an app raised in `on_login` as Starlette and FastAPI answer it in a route."""
+    detail: object = exc.detail
+    if exc.status_code in {204, 304}:
+        return Response(status_code=exc.status_code, headers=exc.headers)
+    if isinstance(detail, str):
+        return PlainTextResponse(detail, status_code=exc.status_code, headers=exc.headers)
+    return JSONResponse({"detail": detail}, status_code=exc.status_code, headers=exc.headers)
 
 
 async def _fields(request: Request) -> dict[str, str]:

@@ -5,14 +5,16 @@ from typing import cast
 
 import httpx
 import pytest
+from fastapi import HTTPException as FastAPIException
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from atproto_oauth_asgi import ATProtoOAuth, ATProtoOAuthError, Login, LoginRefused
 from tests.app.faulty_store import FaultyStore
-from tests.app.world import BASE_URL, world
+from tests.app.world import BASE_URL, PAGE, world
 
 pytestmark = pytest.mark.anyio
 
@@ -79,6 +81,42 @@ async def test_it_may_turn_somebody_away_with_a_sentence() -> None:
         assert "Only &lt;birds&gt; may come in." in back.text
         assert here.cookie is None
         assert await here.revoked()
+
+
+@pytest.mark.spec("K5")
+@pytest.mark.parametrize("login_page", [None, "/sign-in"])
+@pytest.mark.parametrize(
+    ("answer", "body"),
+    [
+        (HTTPException(418, "No <teapots>."), "No <teapots>."),
+        (HTTPException(303, headers={"location": "/closed"}), "See Other"),
+        (HTTPException(429, headers={"retry-after": "60"}), "Too Many Requests"),
+        (FastAPIException(402, {"plan": "none"}), '{"detail":{"plan":"none"}}'),
+        (HTTPException(204), ""),
+    ],
+)
+async def test_an_http_exception_in_it_is_the_apps_own_answer(
+    answer: HTTPException, body: str, login_page: str | None
+) -> None:
+    async def refuse(_: Login) -> None:
+        raise answer
+
+    async with world(on_login=refuse, login_page=login_page) as here:
+        callback = await here.approved()
+        back = await here.browser.get(callback, headers=PAGE)
+
+        assert (back.status_code, back.text) == (answer.status_code, body)
+        assert (answer.headers or {}).items() <= dict(back.headers).items()
+        assert back.headers["referrer-policy"] == "no-referrer"
+        assert back.headers["cache-control"] == "no-store"
+        assert here.cookie is None
+        assert await here.revoked()
+        # It is given once; a reload is told that the app said no.
+        again = await here.browser.get(callback, headers=PAGE)
+        if login_page is None:
+            assert again.status_code == 403
+        else:
+            assert "error=login_refused" in again.headers["location"]
 
 
 @pytest.mark.spec("K5")
