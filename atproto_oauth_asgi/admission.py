@@ -110,7 +110,9 @@ async def admit(
             sealed_key=core.vault.key_id,
             sent_ago_ms=round((time.monotonic() - sent) * 1000),
             life_ms=response.life_ms,
-            refresh_after_ms=response.refresh_after_ms,
+            # The interval is between two refreshes: an account that is taken down a moment after
+            # its login ends its session at the next call, not seconds later.
+            refresh_after_ms=0,
             lifetime_ms=lifetime * 1000,
         )
 

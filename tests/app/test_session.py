@@ -343,6 +343,33 @@ async def test_an_account_that_was_taken_down_is_no_refresh_loop() -> None:
         assert len(here.network.token_requests("refresh_token")) == 1
 
 
+@pytest.mark.spec("N5", "J7")
+async def test_a_token_refused_right_after_login_is_refreshed_once_and_not_in_circles() -> None:
+    def refuse(answer: Answer) -> Answer:
+        challenge = ("www-authenticate", 'DPoP error="invalid_token"')
+        return Answer(status=401, headers=(challenge,), body=answer.body)
+
+    async with world() as here:
+        await here.login()
+        async with here.oauth.session_for(here.did()) as session:
+            with here.network.alter("/xrpc/com.atproto.server.getSession", refuse):
+                for _ in range(3):
+                    assert (await session.get(SESSION)).status_code == 401
+            assert len(here.network.token_requests("refresh_token")) == 1
+            assert (await session.get(SESSION)).status_code == 200
+
+
+@pytest.mark.spec("N5")
+async def test_an_account_taken_down_right_after_login_is_no_error_of_the_pds() -> None:
+    async with world() as here:
+        await here.login()
+        here.network.take_down("alice.test")
+        async with here.oauth.session_for(here.did()) as session:
+            with pytest.raises(SessionRevoked):
+                await session.query("com.atproto.server.getSession")
+        assert await here.who() is None
+
+
 @pytest.mark.spec("J8")
 async def test_a_refresh_that_fails_in_passing_raises_what_may_be_tried_again() -> None:
     store = FaultyStore()
