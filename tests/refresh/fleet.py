@@ -39,21 +39,10 @@ GET_SESSION = "/xrpc/com.atproto.server.getSession"
 
 #: What workers are given: the defaults, which in virtual time cost nothing.
 TIMING = RefreshTiming()
-#: For what happens in real time.
-QUICK = RefreshTiming(
-    lease=0.4,
-    marked_lease=2.0,
-    mark_to_send=0.3,
-    verify=1.0,
-    post=1.0,
-    late_answer=0.3,
-    commit_try=0.2,
-    commit_again=0.02,
-    watch=0.25,
-    poll_longest=0.03,
-    drain=0.1,
-    wait=1.0,
-)
+#: For real time, where a busy machine is no finding: nobody gives up soon.
+PATIENT = RefreshTiming(wait=30.0, poll_longest=0.03)
+#: The same where dead workers must not be waited for for long.
+QUICK = replace(PATIENT, lease=0.4, marked_lease=2.0, watch=0.25, commit_again=0.02)
 #: Longer than the longest refresh: two token requests, and all that waits for others. Seconds.
 PATIENCE = 400.0
 
@@ -296,6 +285,7 @@ def events(records: list[logging.LogRecord]) -> list[str]:
 
 __all__ = [
     "PATIENCE",
+    "PATIENT",
     "QUICK",
     "Fleet",
     "Refreshed",

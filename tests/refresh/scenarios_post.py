@@ -141,18 +141,22 @@ async def a_process_that_stood_still_takes_the_answer_that_came_meanwhile() -> N
 
 @shows("6.3.late", without=("late answers are dropped",), real_time="a socket")
 async def an_answer_that_lies_in_the_socket_is_taken() -> None:
-    async with fleet(served=True) as here, here.worker() as one:
-        async with here.network.pause_token_endpoint("refresh_token") as pause:
+    with fleets.timing(post=1.0, late_answer=20.0):
+        async with (
+            fleet(served=True) as here,
+            here.worker() as one,
+            here.network.pause_token_endpoint("refresh_token") as pause,
+        ):
             flight = one.start()
-            await within(2, pause.arrived())
+            await within(30, pause.arrived())
             pause.release()
             # The process stands still, past every deadline, while the answer comes.
-            time.sleep(fleets.TIMING.post + 0.3)  # noqa: ASYNC251
-            await one.done(flight)
+            time.sleep(1.3)  # noqa: ASYNC251
+            await one.done(flight, 60)
 
-        assert flight.error is None
-        assert one.live.version == 2
-        assert here.refreshes == 1
+    assert flight.error is None
+    assert one.live.version == 2
+    assert here.refreshes == 1
 
 
 @shows("6.3.drop", without=("POSTs have no deadline",))

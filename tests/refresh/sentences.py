@@ -6,8 +6,8 @@ the planted faults under which it must fail: `test_scenarios.py` runs it as it i
 
 Scenarios run in virtual time, with the times that apps get: what they wait for costs nothing, and
 what does not happen meanwhile is proven not to. Those that need threads or sockets say so, and run
-in real time with shorter times. Those of database servers are given a place on one;
-`test_server_scenarios.py` runs them in both ways.
+in real time. Those of database servers are given a place on one; `test_server_scenarios.py` runs
+them in both ways.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import pytest
 
 from tests.refresh.faults import Plant
-from tests.refresh.fleet import QUICK, timing
+from tests.refresh.fleet import PATIENT, timing
 from tests.stores.places import Place
 from tests.virtual_time import in_virtual_time
 
@@ -151,7 +151,7 @@ class Scenario:
                     fault(patch)
                 in_virtual_time(self.run)
                 return
-            with timing(QUICK):
+            with timing(PATIENT):
                 if fault is not None:
                     fault(patch)
                 asyncio.run(self.run())
