@@ -146,10 +146,10 @@ class Routes:
             )
         except CallbackFailed as failed:
             response = self._ended(failed)
-        except HTTPException as exc:
-            response = _as_raised(exc)
         except StoreUnavailable as exc:
             response = self._ended(CallbackFailed(exc))
+        except HTTPException as exc:
+            response = _as_raised(exc)
         else:
             response = finished.response or RedirectResponse(finished.next, status_code=303)
             response.headers.append(
@@ -340,7 +340,8 @@ _TRUE = frozenset({"1", "true", "on", "yes"})
 
 def _as_raised(exc: HTTPException) -> Response:
     """Answer what an app raised in `on_login` as Starlette and FastAPI answer it in a route."""
-    detail: object = exc.detail
+    # FastAPI's own may be anything that is JSON.
+    detail = cast("object", exc.detail)
     if exc.status_code in {204, 304}:
         return Response(status_code=exc.status_code, headers=exc.headers)
     if isinstance(detail, str):
