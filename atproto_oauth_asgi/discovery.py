@@ -24,6 +24,9 @@ __all__ = ["Discovery", "ServerMetadata"]
 #: Seconds that metadata may be used; servers move their endpoints without notice.
 _TTL = 60.0
 _KEPT = 500
+# A server that answers for more origins is asked each time: whoever owns a name can have hundreds
+# of servers below it, and each may send half a megabyte of them.
+_KEPT_RESOURCES = 200
 _NOT_FOUND = 404
 _MANY_REQUESTS = 429
 _SERVER_ERROR = 500
@@ -103,7 +106,8 @@ class Discovery:
         except FetchError as exc:
             raise _failure(issuer, exc) from exc
         server = read_server_metadata(issuer, document, policy=net.policy)
-        self._servers.put(issuer, server, asked=asked)
+        if len(server.protected_resources or ()) <= _KEPT_RESOURCES:
+            self._servers.put(issuer, server, asked=asked)
         return server
 
     async def _for_resource(self, origin: str, issuer: str, *, fresh: bool) -> ServerMetadata:

@@ -22,6 +22,7 @@ _MUST_LIST: Final[tuple[tuple[str, frozenset[str]], ...]] = (
     ("scopes_supported", frozenset({"atproto"})),
     ("dpop_signing_alg_values_supported", frozenset({"ES256"})),
 )
+_LONGEST_ORIGIN = len("https://") + 253 + len(":65535")
 _MUST_BE_TRUE: Final = (
     "authorization_response_iss_parameter_supported",
     "require_pushed_authorization_requests",
@@ -42,7 +43,6 @@ class ServerMetadata:
     token_endpoint: str
     pushed_authorization_request_endpoint: str
     revocation_endpoint: str | None
-    prompt_values_supported: frozenset[str]
     protected_resources: frozenset[str] | None = None
 
 
@@ -76,8 +76,8 @@ def read_server_metadata(
     revocation: str | None = None
     if document.get("revocation_endpoint") is not None:
         revocation = _endpoint(issuer, document, "revocation_endpoint", policy)
-    resources = document.get("protected_resources")
-    if resources is not None and _strings(document, "protected_resources") is None:
+    resources = _strings(document, "protected_resources")
+    if resources is None and document.get("protected_resources") is not None:
         raise _incapable(issuer, "`protected_resources` is not a list of strings")
     return ServerMetadata(
         issuer=issuer,
@@ -87,8 +87,10 @@ def read_server_metadata(
             issuer, document, "pushed_authorization_request_endpoint", policy
         ),
         revocation_endpoint=revocation,
-        prompt_values_supported=_strings(document, "prompt_values_supported") or frozenset(),
-        protected_resources=_strings(document, "protected_resources"),
+        # Longer ones are no origins (RFC 1035 §2.3.4).
+        protected_resources=None
+        if resources is None
+        else frozenset(entry for entry in resources if len(entry) <= _LONGEST_ORIGIN),
     )
 
 

@@ -28,6 +28,11 @@ _MAX_SCOPE = 16_384
 _TOKEN = re.compile(r"[\x21-\x7e]{1,32768}")
 
 
+def is_token(value: object) -> bool:
+    """Tell whether a value can be a token: text that fits into a header, of bearable length."""
+    return isinstance(value, str) and _TOKEN.fullmatch(value) is not None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tokens:
     """The secrets of a session. They exist in memory and sealed, nowhere else."""

@@ -49,7 +49,6 @@ async def test_pds_leads_to_its_authorization_server(web: Web) -> None:
         token_endpoint=f"{ISSUER}/oauth/token",
         pushed_authorization_request_endpoint=f"{ISSUER}/oauth/par",
         revocation_endpoint=f"{ISSUER}/oauth/revoke",
-        prompt_values_supported=frozenset({"login", "create"}),
     )
 
 

@@ -318,11 +318,3 @@ def test_challenges_are_read_in_any_order_and_spelling(
 def test_no_header_breaks_the_reading(text: str) -> None:
     for challenge in challenges(www(text, f'DPoP error="x", {text}')):
         assert challenge.scheme == challenge.scheme.lower()
-
-
-def test_a_long_header_is_read_in_reasonable_time() -> None:
-    started = time.perf_counter()
-    for text in ("a " * 50_000, 'a="' * 30_000, "a=" * 50_000, '"' * 50_000, ", " * 50_000):
-        challenges(www(text))
-
-    assert time.perf_counter() - started < 5

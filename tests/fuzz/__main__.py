@@ -9,6 +9,7 @@ tracer guides the mutations, from a seed that is printed.
 from __future__ import annotations
 
 import importlib.util
+import logging
 import random
 import subprocess
 import sys
@@ -42,6 +43,7 @@ def _atheris(target: Target, inputs: list[bytes], seconds: int) -> tuple[list[by
 
 
 def main() -> int:
+    logging.disable()
     seconds = int(sys.argv[1]) if len(sys.argv) > 1 else 120
     guided = importlib.util.find_spec("atheris") is not None
     findings = 0

@@ -11,8 +11,6 @@ from tests.fuzz.all_targets import TARGETS
 from tests.fuzz.engine import Finding, reached, search
 from tests.fuzz.target import Target
 
-pytestmark = pytest.mark.spec("P6", "P8", "I17", "A1", "A13", "H2", "B3", "F5")
-
 
 @pytest.mark.parametrize("name", sorted(TARGETS))
 def test_the_corpus_shows_no_defect(name: str) -> None:

@@ -11,6 +11,7 @@ from starlette.requests import Request
 
 from atproto_oauth_asgi.addresses import is_public
 from atproto_oauth_asgi.callback import CallbackFailed, _parameters  # pyright: ignore[reportPrivateUsage]
+from atproto_oauth_asgi.clock_skew import MOST, Clocks
 from atproto_oauth_asgi.cookies import Cookies
 from atproto_oauth_asgi.dpop import DPoPKey, Nonces, challenges, dpop_error, target_uri
 from atproto_oauth_asgi.errors import (
@@ -27,6 +28,7 @@ from atproto_oauth_asgi.identifiers import (
     parse_handle,
     parse_identifier,
 )
+from atproto_oauth_asgi.instrumentation import Events
 from atproto_oauth_asgi.net_dns import Resolver
 from atproto_oauth_asgi.net_guard import Guard
 from atproto_oauth_asgi.net_policy import NetPolicy
@@ -81,6 +83,14 @@ def www_authenticate(data: bytes) -> None:
     assert error is None or ("dpop" in [scheme for scheme, _ in found])
 
 
+@target("Wed, 21 Oct 2026 07:28:00 GMT", "Wednesday, 21-Oct-26 07:28:00 GMT", "21 Oct 2026 -9999")
+def http_date(data: bytes) -> None:
+    clocks = Clocks(Events(None))
+    learnt = clocks.learn("https://a.dev", httpx.Headers([(b"Date", data)]))
+    assert abs(clocks.offset("https://a.dev")) <= MOST
+    assert learnt == (clocks.offset("https://a.dev") != 0)
+
+
 @target("nonce-1", "a" * 1024, 'q"', "a,b")
 def dpop_nonce(data: bytes) -> None:
     nonces = Nonces(elder := Nonces())
@@ -102,7 +112,7 @@ def address(data: bytes) -> None:
     # Three readers agree on where it leads.
     httpx_url, split = httpx.URL(text), urlsplit(text)
     assert found.scheme == "https" == httpx_url.scheme == split.scheme
-    assert found.host == httpx_url.raw_host.decode() == split.hostname
+    assert found.host == httpx_url.raw_host.decode().lower() == split.hostname
     assert found.port == (httpx_url.port or 443) == (split.port or 443)
     assert not httpx_url.userinfo
     assert found.origin.isascii()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from importlib import import_module
 from typing import Any
@@ -13,6 +14,7 @@ def main() -> None:
     name = sys.argv.pop(1)
     with atheris.instrument_imports(include=["atproto_oauth_asgi", "tests.fuzz"]):
         from tests.fuzz.all_targets import TARGETS
+    logging.disable()
     atheris.Setup(sys.argv, TARGETS[name].check)
     atheris.Fuzz()
 
