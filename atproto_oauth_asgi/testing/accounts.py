@@ -1,4 +1,4 @@
-"""The accounts of one embedded PDS."""
+"""The accounts of one embedded server."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import base64
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from atproto_oauth_asgi.testing.web import JSONObject
+
+#: Where a handle says whose it is (atproto: Handle Resolution).
+HandleProof: TypeAlias = Literal["both", "dns", "well-known", "none"]
 
 #: Password of every account that was not given another.
 DEFAULT_PASSWORD = "dev-password"
@@ -30,6 +33,8 @@ class Account:
     email: str
     #: Origin of the PDS that the DID document names.
     pds: str
+    #: Where the handle says whose it is.
+    handle_proof: HandleProof = "both"
     status: Literal["active", "deactivated", "takendown", "deleted"] = "active"
     #: Members that replace those of the DID document; `None` removes one.
     document_changes: JSONObject = field(default_factory=dict[str, object])
@@ -74,13 +79,24 @@ class Accounts:
 
     def __init__(self) -> None:
         self._by_did: dict[str, Account] = {}
+        self._joined: list[Accounts] = []
 
     def __iter__(self) -> Iterator[Account]:
-        return iter(tuple(self._by_did.values()))
+        yield from tuple(self._by_did.values())
+        for others in self._joined:
+            yield from others
+
+    def join(self, others: Accounts) -> None:
+        """Find the accounts of another server too, now and later."""
+        self._joined.append(others)
 
     def add(self, account: Account) -> None:
         """Add an account."""
         self._by_did[account.did] = account
+
+    def remove(self, account: Account) -> None:
+        """Take an account out, if it is there."""
+        self._by_did.pop(account.did, None)
 
     def find(self, identifier: str) -> Account | None:
         """Return the account with this handle, DID or e-mail address that was not deleted."""

@@ -57,6 +57,8 @@ class ClientRegistry:
         self._clock = clock
         self._clients: dict[str, _Kept[ClientMetadata]] = {}
         self._keys: dict[str, _Kept[tuple[Mapping[str, object], ...]]] = {}
+        #: Names of keys that are overlooked, as if clients had taken them away.
+        self.removed_kids: set[str] = set()
 
     def forget(self) -> None:
         """Empty the cache, as if its 10 minutes had passed."""
@@ -94,6 +96,10 @@ class ClientRegistry:
         Raises:
             OAuthRefusal: The document at `jwks_uri` is not acceptable.
         """
+        keys = await self._published(client)
+        return tuple(key for key in keys if key.get("kid") not in self.removed_kids)
+
+    async def _published(self, client: ClientMetadata) -> tuple[Mapping[str, object], ...]:
         uri = client.jwks_uri
         if uri is None:
             return client.keys

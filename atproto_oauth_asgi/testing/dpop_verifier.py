@@ -12,7 +12,8 @@ import json
 import math
 import secrets
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import cast
 from urllib.parse import urlsplit
@@ -59,6 +60,18 @@ class NonceRotation:
         self.interval = interval
         self._clock = clock
         self._secret = secrets.token_bytes(32)
+        #: The one nonce that is good, for one request, while there is a storm.
+        self._only: str | None = None
+        self._storm = False
+
+    @contextmanager
+    def storm(self) -> Generator[None]:
+        """Take no nonce twice, and none but the newest, until the end of the block."""
+        self._storm, self._only = True, None
+        try:
+            yield
+        finally:
+            self._storm = False
 
     def restart(self) -> None:
         """Forget the secret, as a restarted server does: every nonce given out is refused."""
@@ -66,10 +79,16 @@ class NonceRotation:
 
     def current(self) -> str:
         """Return the nonce for a `DPoP-Nonce` header."""
+        if self._storm:
+            self._only = secrets.token_urlsafe(32)
+            return self._only
         return self._nonce(self._counter() + 1)
 
     def accepts(self, nonce: str) -> bool:
         """Say whether a proof may carry this nonce now."""
+        if self._storm:
+            good, self._only = self._only, None
+            return good is not None and hmac.compare_digest(good.encode(), nonce.encode())
         counter = self._counter()
         return any(
             hmac.compare_digest(self._nonce(counter + step).encode(), nonce.encode())

@@ -7,9 +7,10 @@ comes first is not what a test means by "the next token request".
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -86,7 +87,7 @@ def _finish(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class _Fault:
     kind: Literal["delay", "fail", "lose"]
     grant: str | None
@@ -102,6 +103,17 @@ class Faults:
     def __init__(self) -> None:
         self._faults: list[_Fault] = []
         self._pauses: list[Pause] = []
+
+    @contextmanager
+    def losing_answers(self, grant: str | None = None) -> Generator[None]:
+        """Lose the answer of every successful token request until the end of the block."""
+        fault = _Fault(kind="lose", grant=grant, left=sys.maxsize)
+        self._faults.append(fault)
+        try:
+            yield
+        finally:
+            if fault in self._faults:
+                self._faults.remove(fault)
 
     def delay(self, seconds: float, *, times: int = 1, grant: str | None = None) -> None:
         """Make the next token requests wait, by the event loop's clock, before processing."""

@@ -1,12 +1,13 @@
-"""One origin of the network: a PDS and its authorization server, as one ASGI app."""
+"""One origin of the network: a PDS, an authorization server, or both, as one ASGI app."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from starlette.types import ASGIApp
 
-from atproto_oauth_asgi.testing.accounts import Accounts
+from atproto_oauth_asgi.testing.accounts import Account, Accounts
 from atproto_oauth_asgi.testing.authorization_server import AuthorizationServer
 from atproto_oauth_asgi.testing.client_registry import ClientRegistry
 from atproto_oauth_asgi.testing.devices import Devices
@@ -17,7 +18,6 @@ from atproto_oauth_asgi.testing.pages import error_page
 from atproto_oauth_asgi.testing.pds import PDS
 from atproto_oauth_asgi.testing.permission_sets import PermissionSets
 from atproto_oauth_asgi.testing.request_log import RequestLog
-from atproto_oauth_asgi.testing.sign_up import CreateAccount
 from atproto_oauth_asgi.testing.site import Alterations, Site
 from atproto_oauth_asgi.testing.web import (
     Answer,
@@ -29,58 +29,99 @@ from atproto_oauth_asgi.testing.web import (
 )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shared:
+    """Is what all servers of a network have in common."""
+
+    client_apps: Mapping[str, ASGIApp]
+    may_connect: Callable[[], bool]
+    faults: Faults
+    alterations: Alterations
+    log: RequestLog
+    permission_sets: PermissionSets
+    clock: Callable[[], float]
+    token_life: float
+    nonce_interval: float
+    client_cache: float
+    #: Makes the account that a person asks for on the pages of a host.
+    sign_up: Callable[[Host, str, str, str], Account]
+
+
 class Host:
-    """Is a PDS and its authorization server on one origin."""
+    """Is one origin.
+
+    Args:
+        origin: Where it is.
+        shared: What all servers have in common.
+        pds: Whether accounts live here; without it the host is an entryway.
+        entryway: The host whose authorization server signs the people of this PDS in; without one
+            it has its own.
+    """
 
     def __init__(
-        self,
-        origin: str,
-        *,
-        apps: Mapping[str, ASGIApp],
-        may_connect: Callable[[], bool],
-        faults: Faults,
-        alterations: Alterations,
-        log: RequestLog,
-        permission_sets: PermissionSets,
-        clock: Callable[[], float],
-        token_life: float,
-        nonce_interval: float,
-        client_cache: float,
-        create_account: CreateAccount,
+        self, origin: str, shared: Shared, *, pds: bool = True, entryway: Host | None = None
     ) -> None:
         self.origin = origin
+        self.entryway = entryway
         self.accounts = Accounts()
-        self.nonces = NonceRotation(interval=nonce_interval, clock=clock)
-        verifier = DPoPVerifier(nonces=self.nonces, clock=clock)
-        self.authorization_server = AuthorizationServer(
-            issuer=self._current_origin,
-            accounts=self.accounts,
-            registry=ClientRegistry(
-                apps=apps, may_connect=may_connect, cache_seconds=client_cache, clock=clock
-            ),
-            verifier=verifier,
-            faults=faults,
-            log=log,
-            permission_sets=permission_sets,
-            clock=clock,
-            token_life=token_life,
-        )
+        self.nonces = NonceRotation(interval=shared.nonce_interval, clock=shared.clock)
+        self.app = Site(self.answer, shared.alterations)
+        self._verifier = DPoPVerifier(nonces=self.nonces, clock=shared.clock)
+        #: Origins of the PDSes whose people sign in here.
+        self.resources: list[Host] = [self] if pds else []
+        if entryway is None:
+            self.authorization_server = self._new_server(shared)
+            devices = Devices(issuer=self._current_origin, clock=shared.clock)
+            self.interaction = Interaction(
+                self.authorization_server, devices, self._sign_up(shared)
+            )
+        else:
+            self.authorization_server = entryway.authorization_server
+            self.interaction = entryway.interaction
+            entryway.accounts.join(self.accounts)
+            entryway.resources.append(self)
         self.pds = PDS(
             origin=self._current_origin,
             accounts=self.accounts,
             sessions=self.authorization_server.sessions,
-            verifier=verifier,
-            log=log,
-            clock=clock,
+            verifier=self._verifier,
+            log=shared.log,
+            clock=shared.clock,
         )
-        devices = Devices(issuer=self._current_origin, clock=clock)
-        self.interaction = Interaction(self.authorization_server, devices, create_account)
-        self.app = Site(self.answer, alterations)
         self._routes: dict[str, tuple[str, Handler]] = {
             "/": ("GET", self._front),
-            "/.well-known/oauth-protected-resource": ("GET", self._protected_resource),
-            "/.well-known/oauth-authorization-server": ("GET", self._server_metadata),
             "/.well-known/atproto-did": ("GET", self._handle_did),
+            "/.well-known/did.json": ("GET", self._did_document),
+        }
+        if pds:
+            self._routes["/.well-known/oauth-protected-resource"] = "GET", self._protected_resource
+        if entryway is None:
+            self._routes |= self._server_routes()
+
+    def _new_server(self, shared: Shared) -> AuthorizationServer:
+        return AuthorizationServer(
+            issuer=self._current_origin,
+            accounts=self.accounts,
+            registry=ClientRegistry(
+                apps=shared.client_apps,
+                may_connect=shared.may_connect,
+                cache_seconds=shared.client_cache,
+                clock=shared.clock,
+            ),
+            verifier=self._verifier,
+            faults=shared.faults,
+            log=shared.log,
+            permission_sets=shared.permission_sets,
+            clock=shared.clock,
+            token_life=shared.token_life,
+        )
+
+    def _sign_up(self, shared: Shared) -> Callable[[str, str, str], Account]:
+        return lambda handle, password, email: shared.sign_up(self, handle, password, email)
+
+    def _server_routes(self) -> dict[str, tuple[str, Handler]]:
+        return {
+            "/.well-known/oauth-authorization-server": ("GET", self._server_metadata),
             "/oauth/jwks": ("GET", self._jwks),
             "/oauth/par": ("POST", self.authorization_server.par),
             "/oauth/token": ("POST", self.authorization_server.token),
@@ -123,12 +164,20 @@ class Host:
         account = self.accounts.find(request.host)
         if account is None or account.handle != request.host:
             return text_answer(404, "User not found")
+        if account.handle_proof not in {"both", "well-known"}:
+            return text_answer(404, "User not found")
         return text_answer(200, account.did)
+
+    async def _did_document(self, request: Request) -> Answer:
+        account = self.accounts.find(f"did:web:{request.host}")
+        if account is None:
+            return text_answer(404, "Not Found")
+        return json_answer(200, account.document())
 
     async def _protected_resource(self, _request: Request) -> Answer:
         body: JSONObject = {
             "resource": self.origin,
-            "authorization_servers": [self.origin],
+            "authorization_servers": [self.authorization_server.issuer],
             "scopes_supported": [],
             "bearer_methods_supported": ["header"],
             "resource_documentation": "https://atproto.com",
@@ -136,11 +185,11 @@ class Host:
         return json_answer(200, body)
 
     async def _server_metadata(self, _request: Request) -> Answer:
-        body = server_metadata(self.origin)
+        body = server_metadata(self.origin, [host.origin for host in self.resources])
         return json_answer(200, body, ("cache-control", "max-age=300"))
 
 
-def server_metadata(issuer: str) -> JSONObject:
+def server_metadata(issuer: str, resources: list[str]) -> JSONObject:
     """Return the authorization server metadata (RFC 8414), member by member the reference's."""
     encrypted: list[str] = []
     return {
@@ -174,7 +223,7 @@ def server_metadata(issuer: str) -> JSONObject:
         "pushed_authorization_request_endpoint": f"{issuer}/oauth/par",
         "require_pushed_authorization_requests": True,
         "dpop_signing_alg_values_supported": list(ALGORITHMS),
-        "protected_resources": [issuer],
+        "protected_resources": resources,
         "client_id_metadata_document_supported": True,
         "prompt_values_supported": ["none", "login", "consent", "select_account", "create"],
     }

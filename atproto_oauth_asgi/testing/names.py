@@ -59,6 +59,8 @@ class Names(Mapping[str, ASGIApp]):
             yield host.origin
             for account in host.accounts:
                 yield f"https://{account.handle}"
+                if account.did.startswith("did:web:"):
+                    yield f"https://{account.did.removeprefix('did:web:')}"
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -73,7 +75,7 @@ class Names(Mapping[str, ASGIApp]):
         name = origin.removeprefix("https://")
         if name == origin:
             return None
-        found = self.find(name)
+        found = self.find(name) or self.find(f"did:web:{name}")
         if found is not None:
             return found[0].app
         # Every other `.test` name is one that this PDS would give out, and says 404.
@@ -81,7 +83,12 @@ class Names(Mapping[str, ASGIApp]):
 
     def find(self, identifier: str) -> tuple[Host, Account] | None:
         """Return the account with a handle, DID or e-mail address, and its server."""
-        for host in self._hosts:
+        return self.search(self._hosts, identifier)
+
+    @staticmethod
+    def search(hosts: Sequence[Host], identifier: str) -> tuple[Host, Account] | None:
+        """Return the account that one of these hosts has, and the host where it lives."""
+        for host in hosts:
             account = host.accounts.find(identifier)
             if account is not None:
                 return host, account
@@ -96,5 +103,7 @@ class Names(Mapping[str, ASGIApp]):
         prefix, _, handle = name.rstrip(".").lower().partition(".")
         found = self.find(handle) if prefix == "_atproto" else None
         if found is None or found[1].handle != handle:
+            return ()
+        if found[1].handle_proof not in {"both", "dns"}:
             return ()
         return (f"did={found[1].did}".encode(),)

@@ -140,7 +140,7 @@ class PDS:
     async def _resolve_handle(self, request: Request) -> Answer:
         handle = (request.parameter("handle") or "").lower()
         account = self.accounts.find(handle)
-        if account is None or account.handle != handle:
+        if account is None or account.handle != handle or account.handle_proof == "none":
             raise XRPCRefusal(400, "HandleNotFound", "Unable to resolve handle")
         return json_answer(200, {"did": account.did})
 

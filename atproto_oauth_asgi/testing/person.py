@@ -27,7 +27,8 @@ def decide(
     parts = urlsplit(authorize_url)
     query = {name: values[0] for name, values in parse_qs(parts.query).items()}
     asked = f"{parts.scheme}://{parts.netloc}{parts.path}"
-    host = next((each for each in hosts if asked == f"{each.origin}/oauth/authorize"), None)
+    servers = [each for each in hosts if each.entryway is None]
+    host = next((each for each in servers if asked == f"{each.origin}/oauth/authorize"), None)
     if host is None:
         raise ValueError("This is not an authorization URL of this network.")
     try:

@@ -21,6 +21,10 @@ class Directory:
             raise ValueError(f"{account.did} is registered already; choose another handle or DID.")
         self._accounts[account.did] = account
 
+    def accounts(self) -> tuple[Account, ...]:
+        """Return every account."""
+        return tuple(self._accounts.values())
+
     async def answer(self, request: Request) -> Answer:
         """Answer `GET /<did>` as `plc.directory` does."""
         if request.method != "GET":
@@ -31,7 +35,7 @@ class Directory:
         if not did.startswith("did:"):
             return json_answer(404, {"message": "Not Found"})
         account = self._accounts.get(did)
-        if account is None:
+        if account is None or not did.startswith("did:plc:"):
             return json_answer(404, {"message": f"DID not registered: {did}"})
         if account.status == "deleted":
             return json_answer(410, {"message": f"DID not available: {did}"})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
+from typing import Protocol
 
 import httpx
 from starlette.types import Receive, Scope, Send
@@ -25,12 +26,46 @@ ABORT = "atproto_oauth_asgi.abort"
 Change = Callable[[Answer], Answer]
 
 
+class Interceptor(Protocol):
+    """Stands before the servers of a network; either method may raise `ConnectionDropped`."""
+
+    async def before(self, request: Request) -> Answer | None:
+        """Let trouble happen before anything is processed; an answer goes out in place of it."""
+        ...
+
+    async def after(self, request: Request, answer: Answer) -> Answer:
+        """Let trouble happen to an answer."""
+        ...
+
+
 class Alterations:
     """Changes or holds what the sites of a network answer, path by path."""
 
     def __init__(self) -> None:
         self._changes: list[tuple[str, Change]] = []
         self._pauses: list[tuple[str, Pause]] = []
+        self._interceptors: list[Interceptor] = []
+
+    @contextmanager
+    def intercepted(self, interceptor: Interceptor) -> Generator[None]:
+        """Let an interceptor see every request."""
+        self._interceptors.append(interceptor)
+        try:
+            yield
+        finally:
+            self._interceptors.remove(interceptor)
+
+    async def answered(self, request: Request, handler: Handler) -> Answer:
+        """Return what comes of a request when the interceptors are done with it."""
+        standing = tuple(self._interceptors)
+        for interceptor in standing:
+            instead = await interceptor.before(request)
+            if instead is not None:
+                return instead
+        answer = await handler(request)
+        for interceptor in standing:
+            answer = await interceptor.after(request, answer)
+        return answer
 
     @contextmanager
     def during(self, path: str, change: Change) -> Generator[None]:
@@ -109,7 +144,7 @@ class Site:
 
     async def _answer(self, request: Request) -> Answer:
         await self._alterations.pass_through(request.path, "before")
-        answer = await self._handler(request)
+        answer = await self._alterations.answered(request, self._handler)
         await self._alterations.pass_through(request.path, "after")
         return self._alterations.apply(request.path, answer)
 

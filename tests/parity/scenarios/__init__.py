@@ -13,6 +13,9 @@ from tests.parity.scenarios import (
     authorization as authorization,
 )
 from tests.parity.scenarios import (
+    broken_clients as broken_clients,
+)
+from tests.parity.scenarios import (
     client_documents as client_documents,
 )
 from tests.parity.scenarios import (

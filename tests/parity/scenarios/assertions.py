@@ -176,6 +176,14 @@ async def key_rotation(world: World, row: Rows) -> None:
     row.answer("rotation: k1 published under another kid", await grant.renew())
 
 
+@scenario("conf: without the refresh grant there is no refresh token")
+async def no_refresh_grant(world: World, row: Rows) -> None:
+    client, folder = await _client(world, Key("k1"))
+    folder.change(grant_types=["authorization_code"])
+    name = "conf: without the refresh grant there is no refresh token"
+    row.effect(name, members=sorted((await client.grant()).tokens))
+
+
 @scenario(
     "cached JWKS: new key k2 just published, used at once",
     "cached JWKS: k1 removed from JWKS but still accepted from cache",

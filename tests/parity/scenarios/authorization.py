@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 from tests.network.walker import parameters
 from tests.parity.client import Client
@@ -95,6 +95,16 @@ async def request_uris(world: World, row: Rows) -> None:
         headers["cookie"] = "; ".join(f"{c.name}={c.value}" for c in world.http.cookies.jar)
         statuses.append(page.status_code)
     row.effect("trap 9: a page view lets the request live on", statuses=statuses)
+
+
+@scenario("trap 12: authorization without PAR")
+async def without_par(world: World, row: Rows) -> None:
+    client = await _client(world)
+    await client.par()
+    form = {name: value for name, value in client.request_form().items() if value is not None}
+    query = urlencode({**form, "client_id": client.client_id})
+    back = world.approve(client.url(f"/oauth/authorize?{query}"), client.person)
+    await row.person("trap 12: authorization without PAR", back, client.state)
 
 
 @scenario("trap 14: without the atproto scope granted")

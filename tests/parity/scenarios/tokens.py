@@ -238,6 +238,35 @@ async def revocation(world: World, row: Rows) -> None:
     row.answer("revoke without token", await client.post("/oauth/revoke", {}))
 
 
+@scenario("trap 2: of two refreshes at once at most one is granted")
+async def two_refreshes(world: World, row: Rows) -> None:
+    client = await _client(world)
+    grant = await client.grant()
+    statuses: list[int] = []
+
+    async def refresh() -> None:
+        statuses.append((await client.refresh(grant.refresh)).status_code)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(refresh)
+        tasks.start_soon(refresh)
+    # Which of the two, and whether the session lives, differs from run to run there.
+    granted = statuses.count(200)
+    row.effect("trap 2: of two refreshes at once at most one is granted", granted=granted)
+
+
+@scenario("a code challenge is good for one login")
+async def reused_challenge(world: World, row: Rows) -> None:
+    client = await _client(world)
+    url = await client.authorize_url()
+    await client.exchange(parameters(await world.approve(url, client.person))["code"])
+    verifier, challenge = client.verifier, client.request_form()["code_challenge"]
+    url = await client.authorize_url(code_challenge=challenge)
+    code = parameters(await world.approve(url, client.person))["code"]
+    answer = await client.exchange(code, code_verifier=verifier)
+    row.answer("a code challenge is good for one login", answer)
+
+
 @scenario(
     "trap 17: a code of A at B",
     "trap 17: a refresh token of A at B",
