@@ -42,7 +42,7 @@ class Servers:
         self._served = False
         self._clock = SkewedClock(clock)
         self._list_accounts = list_accounts
-        self._alterations = Alterations()
+        self._alterations = Alterations(self._clock)
         self._client_apps: dict[str, ASGIApp] = {}
         self._permission_sets = PermissionSets()
         self._plc_app = Site(self.plc.answer, self._alterations)

@@ -82,6 +82,7 @@ async def serving(listening: Sequence[Listening]) -> AsyncGenerator[None]:
             log_config=None,
             access_log=False,
             server_header=False,
+            date_header=False,
             timeout_graceful_shutdown=1,
         )
         server = Server(config)

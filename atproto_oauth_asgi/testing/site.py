@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
+from email.utils import formatdate
 from typing import Protocol
 
 import httpx
@@ -41,7 +43,8 @@ class Interceptor(Protocol):
 class Alterations:
     """Changes or holds what the sites of a network answer, path by path."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
         self._changes: list[tuple[str, Change]] = []
         self._pauses: list[tuple[str, Pause]] = []
         self._interceptors: list[Interceptor] = []
@@ -101,7 +104,8 @@ class Alterations:
             pause.release()
 
     def apply(self, path: str, answer: Answer) -> Answer:
-        """Return the answer as it leaves."""
+        """Return the answer as it leaves, with the `Date` by which clients see a wrong clock."""
+        answer = answer.with_header("date", formatdate(self._clock(), usegmt=True))
         for wanted, change in tuple(self._changes):
             if wanted == path:
                 answer = change(answer)

@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from atproto_oauth_asgi.testing import Network
+from atproto_oauth_asgi.testing.faults import When
 from atproto_oauth_asgi.testing.malformed import KINDS, Malformation
 from tests.app.world import world
 from tests.network.walker import Clock, Walker
@@ -72,10 +73,11 @@ async def test_a_hanging_server_never_processes(walker: Walker, network: Network
 
 
 @pytest.mark.parametrize(("when", "again"), [("before", 200), ("after", 400)])
-async def test_dropped_connections(when: str, again: int, walker: Walker, network: Network) -> None:
+async def test_dropped_connections(
+    when: When, again: int, walker: Walker, network: Network
+) -> None:
     tokens = await walker.login()
-    moment = "after" if when == "after" else "before"
-    with network.dropped(TOKEN, when=moment), pytest.raises(httpx.RemoteProtocolError):
+    with network.dropped(TOKEN, when=when), pytest.raises(httpx.RemoteProtocolError):
         await walker.refresh(tokens["refresh_token"])
 
     assert (await walker.refresh(tokens["refresh_token"])).status_code == again
@@ -94,6 +96,13 @@ async def test_a_wrong_clock_refuses_proofs(
 
     assert wrong.status_code == status
     assert right.status_code == 200
+
+
+async def test_an_app_makes_up_for_a_wrong_clock() -> None:
+    async with world() as here:
+        with here.network.clock_skew(250):
+            assert (await here.login()).status_code == 303
+            assert (await here.browser.get("/me")).status_code == 200
 
 
 async def test_in_a_nonce_storm_no_nonce_is_good_twice(walker: Walker, network: Network) -> None:

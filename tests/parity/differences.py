@@ -13,12 +13,15 @@ class Difference:
 
     #: Members that are otherwise than in the record.
     embedded: Outcome
+    #: The same in words.
+    words: str
     #: What an app author should know of it.
     reason: str
 
 
 _PROXY = Difference(
     embedded={"nonce": True},
+    words="asks for a DPoP proof, and its answer carries a nonce",
     reason=(
         "A server without an AppView refuses the call before it looks at its authorization; "
         "the embedded one looks first, as servers with an AppView do."
@@ -40,6 +43,7 @@ DIFFERENCES: dict[str, Difference] = {
                 ),
             }
         },
+        words="another sentence",
         reason="The sentence is that of the language the server is written in; the code is equal.",
     ),
     "DID document": Difference(
@@ -56,6 +60,7 @@ DIFFERENCES: dict[str, Difference] = {
                 "type": "Multikey",
             },
         },
+        words="names the signing key as a Multikey",
         reason=(
             "The directory that can be installed is of 2023 and names the signing key in the "
             "old way; the embedded one writes it as plc.directory does today."
