@@ -51,9 +51,11 @@ def covers(
       `chat.bsky`), or any `repo` or `rpc` permission made only of NSIDs under the set's own
       authority (an `rpc` also for the `aud` asked for, or `*`).
 
-    The last rule is evidence, not proof: an app that asks for permissions under the same authority
-    one by one *and* by set should pass `permission_sets`. The PDS has the last word in any case;
-    this function decides what to show and what to ask for, it does not guard anything.
+    The last rule is evidence, not proof, and errs on the side that the PDS puts right with a 403:
+    erring on the other, an app would send people to log in again for ever, for a grant that never
+    names the set. An app that asks for permissions under the same authority one by one *and* by set
+    should pass `permission_sets`. This function decides what to show and what to ask for; it does
+    not guard anything.
     """
     return not missing(granted, needed, permission_sets=permission_sets)
 

@@ -21,7 +21,7 @@ def header(text: str) -> list[tuple[bytes, bytes]]:
     return [(b"cookie", text.encode("latin-1"))]
 
 
-@pytest.mark.spec("Q1", "Q2")
+@pytest.mark.spec("Q1", "Q2", "Q6")
 def test_over_https_cookies_belong_to_this_host_alone() -> None:
     assert SECURE.set_session(VALUE, max_age=60) == (
         f"__Host-atproto-oauth={VALUE}; Path=/; HttpOnly; SameSite=Lax; Max-Age=60; Secure"

@@ -124,7 +124,7 @@ async def test_handle_that_points_to_an_unsupported_did_says_so(web: Web, did: s
     assert isinstance(await failure(web), UnsupportedDID)
 
 
-@pytest.mark.spec("A4", "A14")
+@pytest.mark.spec("A4", "A14", "P7")
 @pytest.mark.parametrize("media_type", ["application/json", "application/did+ld+json"])
 async def test_plc_document_may_have_either_media_type(web: Web, media_type: str) -> None:
     web.put(f"{PLC}/{DID}", JSONResponse(document(), media_type=media_type))

@@ -177,13 +177,15 @@ def test_the_port_of_a_base_url_is_known() -> None:
     assert 443 == check_base_url("https://app.example.com").port
 
 
-@pytest.mark.spec("C4", "C16", "C18", "D3", "D4", "D6")
+@pytest.mark.spec("C4", "C16", "C18", "D3", "D4", "D6", "C19")
 @pytest.mark.parametrize(
     ("text", "why", "mend"),
     [
         ("", "missing", "https://app.example.com"),
         ("app.example.com", "not a web address", "https://"),
         ("ftp://app.example.com", "not a web address", "https://"),
+        ("com.example.app:/oauth", "not a web address", "https://"),
+        ("com.example.app://oauth", "not a web address", "https://"),
         ("https://", "not a web address", "https://"),
         ("https://[::1", "not a web address", "https://"),
         ("https://app.example.com:0", "not a web address", "https://"),
@@ -295,3 +297,17 @@ def test_a_client_id_survives_being_written_and_read() -> None:
         "scope": "atproto blob:*/*",
         "redirect_uri": "http://127.0.0.1/a b",
     }
+
+
+@pytest.mark.spec("C3", "C6", "C10", "C16", "C18", "C19", "C20")
+@pytest.mark.parametrize(
+    "base_url",
+    ["https://app.example.com", "https://App.Example.com:443/", "https://app.example.com/a/b/"],
+)
+def test_client_id_and_redirect_uri_have_one_origin_in_its_one_spelling(base_url: str) -> None:
+    mine = client(base_url)
+    under = "https://app.example.com" + ("/a/b" if "/a/b" in base_url else "")
+
+    assert mine.document()["application_type"] == "web"
+    assert mine.document()["client_id"] == mine.client_id == f"{under}/oauth-client-metadata.json"
+    assert mine.document()["redirect_uris"] == [mine.redirect_uri] == [f"{under}/oauth/callback"]

@@ -150,6 +150,7 @@ async def test_garbage_is_anonymous_and_asks_the_store_nothing(cookie: str) -> N
         assert "set-cookie" not in answer.headers
 
 
+@pytest.mark.spec("Q0")
 async def test_an_unknown_cookie_is_left_alone_and_looked_up_once() -> None:
     store = FaultyStore()
     async with world(store=store) as here:

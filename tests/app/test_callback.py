@@ -363,3 +363,71 @@ async def test_a_login_whose_attempt_was_edited_in_the_store_is_refused() -> Non
         assert back.status_code >= 400
         assert not here.network.token_requests()
         assert here.cookie is None
+
+
+@pytest.mark.spec("G3", "G6")
+async def test_a_refusal_uses_the_attempt_up_too() -> None:
+    async with world() as here:
+        begun = await here.begin()
+        refused = here.network.deny(begun.headers["location"])
+        first = await here.browser.get(refused)
+        second = await here.browser.get(changed(refused, error=None, code="cod-forged"))
+
+        assert first.status_code == 400
+        assert second.status_code == 400
+        assert not here.network.token_requests()
+        assert here.cookie is None
+
+
+@pytest.mark.spec("G7")
+async def test_a_code_whose_answer_was_lost_is_not_sent_again() -> None:
+    async with world() as here:
+        callback = await here.approved()
+        here.network.faults.lose_answer(grant="authorization_code")
+        back = await here.browser.get(callback)
+        again = await here.browser.get(callback)
+
+        assert (back.status_code, again.status_code) == (502, 502)
+        assert len(here.network.token_requests("authorization_code")) == 1
+        assert here.cookie is None
+
+
+@pytest.mark.spec("P10", "G5")
+async def test_a_code_of_one_server_is_never_sent_to_another() -> None:
+    network = Network()
+    evil = network.add_host("https://evil.example")
+    async with world(network) as here:
+        # The evil server, chosen for the login, sends the browser on to the honest one.
+        mixed_up = await here.begin(evil.origin)
+        at_evil = here.pushed(mixed_up.headers["location"]).parameters["state"]
+        honest = await here.approved()
+        stolen = changed(honest, state=at_evil)
+        back = await here.browser.get(stolen)
+
+        assert back.status_code == 400
+        assert not network.token_requests()
+        assert here.cookie is None
+
+
+@pytest.mark.spec("P10", "H1")
+async def test_the_code_goes_to_the_server_that_the_login_began_with() -> None:
+    network = Network()
+    other = network.add_host("https://pds2.example")
+    async with world(network) as here:
+        callback = await here.approved()
+        network.move_account("alice.test", other)
+        back = await here.browser.get(callback)
+
+        assert back.status_code >= 400
+        assert {one.server for one in network.log.of("token")} == {network.host.origin}
+
+
+@pytest.mark.spec("M9")
+@pytest.mark.parametrize("error", ["invalid_scope"])
+async def test_a_scope_that_the_server_refuses_late_is_said_as_such(error: str) -> None:
+    async with world() as here:
+        callback = changed(await here.approved(), code=None, error=error)
+        back = await here.browser.get(callback)
+
+        assert back.status_code == 400
+        assert "permission" in back.text.lower()

@@ -126,3 +126,24 @@ async def test_sessions_of_a_confidential_client_are_kept_and_not_used_by_a_publ
 
         assert [account["reason"] for account in seen["accounts"]] == ["key_removed"]
         assert len(network.sessions()) == 1
+
+
+@pytest.mark.spec("E10", "E26")
+async def test_a_login_under_way_keeps_its_key_when_another_comes_first() -> None:
+    old, new = generate_client_keys(), generate_client_keys()
+    store, network = FaultyStore(), Network()
+    tap = Tap(network)
+    async with world(
+        network, store=store, client_keys=key_set(old, new), net_policy=tap.policy()
+    ) as before:
+        callback = await before.approved()
+        cookies = before.browser.cookies
+    async with world(
+        network, store=store, client_keys=key_set(new, old), net_policy=tap.policy()
+    ) as here:
+        for cookie in cookies.jar:
+            here.browser.cookies.set(cookie.name, cookie.value or "")
+        back = await here.browser.get(callback)
+
+    assert back.status_code == 303
+    assert {one.assertion.header["kid"] for one in tap.to(TOKEN)} == {key_set(old).signing_kid}

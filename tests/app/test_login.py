@@ -39,6 +39,7 @@ async def test_a_login_starts_from_a_handle_a_did_or_a_servers_address(start: st
         assert await here.who() == here.did()
 
 
+@pytest.mark.spec("A20", "I19")
 async def test_a_login_starts_from_the_address_of_an_authorization_server_that_is_no_pds() -> None:
     network = Network()
     server, pds = network.host, network.add_host("https://pds2.example")
@@ -232,9 +233,16 @@ async def test_a_login_asks_for_any_of_the_declared_scopes(scope: str) -> None:
         assert here.pushed(begun.headers["location"]).parameters["scope"] == scope
 
 
-@pytest.mark.spec("E2", "M2")
+@pytest.mark.spec("E2", "M2", "M1")
 @pytest.mark.parametrize(
-    "scope", ["atproto transition:generic", OPTIONAL, "atproto atproto", "atproto rpc:*?aud=*"]
+    "scope",
+    [
+        "atproto transition:generic",
+        OPTIONAL,
+        "repo:app.bsky.feed.post",
+        "atproto atproto",
+        "atproto rpc:*?aud=*",
+    ],
 )
 async def test_a_scope_that_is_not_declared_is_refused_before_anybody_is_asked(scope: str) -> None:
     async with world(scope=SCOPE, optional_scope=OPTIONAL) as here:
@@ -248,16 +256,19 @@ async def test_a_scope_that_is_not_declared_is_refused_before_anybody_is_asked(s
         assert not here.network.log.of("par")
 
 
-@pytest.mark.spec("E3")
+@pytest.mark.spec("E3", "E6")
 async def test_prompt_is_passed_on_and_checked() -> None:
     async with world() as here:
         begun = await here.begin(prompt="login")
         create = await here.begin(prompt="create")
+        before = len(here.network.log)
         refused = await here.begin(prompt="maybe")
+        silent = await here.begin(prompt="none")
 
         assert here.pushed(begun.headers["location"]).parameters["prompt"] == "login"
         assert "login_hint" not in here.pushed(create.headers["location"]).parameters
-        assert refused.status_code == 400
+        assert (refused.status_code, silent.status_code) == (400, 400)
+        assert len(here.network.log) == before
 
 
 @pytest.mark.spec("F2")
@@ -393,3 +404,42 @@ async def test_a_form_that_is_too_large_or_no_form_is_refused() -> None:
         assert {large.status_code, broken.status_code, lists.status_code, nested.status_code} == {
             400
         }
+
+
+@pytest.mark.spec("E11", "M9", "D5")
+@pytest.mark.parametrize(
+    ("error", "code", "status"),
+    [
+        ("invalid_scope", "scope_refused", 400),
+        ("invalid_client_metadata", "authorization_failed", 502),
+        ("invalid_client", "authorization_failed", 502),
+        ("unauthorized_client", "authorization_failed", 502),
+        ("<script>", "authorization_failed", 502),
+        (None, "authorization_failed", 502),
+    ],
+)
+async def test_a_refused_request_is_typed_and_the_servers_words_are_for_the_log(
+    error: str | None, code: str, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    words = "Loopback clients are <b>not</b> allowed: include:com.example.none not found"
+    async with world(base_url="http://127.0.0.1:8000") as here:
+        with here.network.alter(
+            "/oauth/par",
+            lambda answer: (
+                replace(answer, status=400).with_json(error=error, error_description=words)
+                if answer.status == 201
+                else answer
+            ),
+        ):
+            page = await here.begin()
+            script = await here.browser.post(
+                "/oauth/login", json={"identifier": "alice.test"}, headers=SCRIPT
+            )
+
+        assert (page.status_code, script.status_code) == (status, status)
+        assert script.json()["error"] == code
+        assert "Loopback" not in page.text + script.text
+        assert "<script>" not in page.text
+    said = [one for one in caplog.records if one.getMessage() == "login.refused_by_server"]
+    assert len(said) == 2
+    assert all("Loopback clients are" in str(one.__dict__) for one in said)

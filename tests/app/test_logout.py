@@ -46,7 +46,7 @@ async def tokens(here: World) -> tuple[str, str]:
         return held.access_token, held.refresh_token
 
 
-@pytest.mark.spec("K1", "K2", "K3")
+@pytest.mark.spec("K1", "K2", "K3", "Q5")
 async def test_logging_out_ends_the_grant_at_the_server() -> None:
     async with world() as here:
         await here.login()
@@ -210,3 +210,16 @@ async def test_an_app_may_end_the_session_itself() -> None:
         assert session["authenticated"] is False
         assert cast("list[object]", session["accounts"]) == []
         assert not here.network.sessions()
+
+
+@pytest.mark.spec("K6")
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT"])
+async def test_nothing_but_a_post_logs_anybody_out(method: str) -> None:
+    async with world() as here:
+        await here.login()
+        answer = await here.browser.request(
+            method, "/oauth/logout", headers={"sec-fetch-site": "same-origin"}
+        )
+
+        assert answer.status_code == 405
+        assert await here.who() == here.did()

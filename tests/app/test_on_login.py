@@ -69,7 +69,7 @@ async def test_it_may_answer_itself_and_the_cookie_is_set_all_the_same() -> None
         assert await here.who() == here.did()
 
 
-@pytest.mark.spec("K5")
+@pytest.mark.spec("K5", "G6")
 async def test_it_may_turn_somebody_away_with_a_sentence() -> None:
     async def refuse(_: Login) -> None:
         raise LoginRefused("Only <birds> may come in.")

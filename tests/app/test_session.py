@@ -129,8 +129,10 @@ async def test_a_client_of_the_apps_own_speaks_to_the_pds_only() -> None:
         ):
             answer = await client.get(f"{session.pds}{SESSION}")
             assert answer.json()["handle"] == "alice.test"
+            before = len(here.network.log)
             with pytest.raises(AddressRefused):
-                await client.get("https://evil.example/")
+                await client.get(f"https://evil.example{SESSION}")
+            assert len(here.network.log) == before
 
 
 async def test_a_client_without_event_loop_is_refused() -> None:
@@ -422,3 +424,129 @@ async def test_proxied_calls_name_their_service() -> None:
         assert [one["atproto-proxy"] for one in seen] == ["did:web:api.example#appview"] * 2
         assert [one.get_list("authorization")[0].split()[0] for one in seen] == ["DPoP"] * 2
         assert [len(one.get_list("dpop")) for one in seen] == [1, 1]
+
+
+@pytest.mark.spec("I10")
+async def test_a_pds_may_challenge_as_an_authorization_server_does() -> None:
+    async with world() as here:
+        await here.login()
+        async with here.oauth.session_for(here.did()) as session:
+            await session.get(SESSION)
+            here.network.restart_hosts()
+            with here.network.alter(
+                SESSION,
+                lambda answer: (
+                    replace(answer, status=400).with_header("www-authenticate", None)
+                    if answer.status == 401
+                    else answer
+                ),
+            ):
+                before = len(calls(here))
+                answer = await session.get(SESSION)
+
+        assert answer.status_code == 200
+        assert len(calls(here)) == before + 2
+
+
+@pytest.mark.spec("I11")
+async def test_a_nonce_that_was_refused_is_not_sent_again() -> None:
+    async with world() as here:
+        await here.login()
+        async with here.oauth.session_for(here.did()) as session:
+            await session.get(SESSION)
+            nonce = live_of(session).nonces.get(session.pds) or ""
+            with here.network.alter(
+                SESSION,
+                lambda answer: replace(
+                    answer,
+                    status=401,
+                    headers=(
+                        ("www-authenticate", 'DPoP error="use_dpop_nonce"'),
+                        ("dpop-nonce", nonce),
+                    ),
+                ),
+            ):
+                before = len(calls(here))
+                answer = await session.get(SESSION)
+            with here.network.alter(
+                "/oauth/par",
+                lambda answer: (
+                    replace(answer, status=400)
+                    .with_json(error="use_dpop_nonce")
+                    .with_header(
+                        "dpop-nonce", here.oauth.runtime().sessions.nonces.get(session.issuer)
+                    )
+                ),
+            ):
+                begun = await here.begin("bob.test")
+
+        assert answer.status_code == 401
+        assert len(calls(here)) == before + 1
+        assert begun.status_code == 502
+        assert len(here.network.log.of("par")) == 3
+
+
+@pytest.mark.spec("M7")
+async def test_a_missing_permission_is_no_reason_to_refresh_or_to_sign_anybody_out() -> None:
+    store = FaultyStore()
+    async with world(store=store, scope="atproto") as here:
+        await here.login()
+        store.allow_refresh()
+        async with here.oauth.session_for(here.did()) as session:
+            with pytest.raises(XRPCError) as caught:
+                await session.procedure("com.atproto.repo.createRecord", post(here))
+
+        assert caught.value.http_status == 403
+        assert not here.network.token_requests("refresh_token")
+        assert await here.who() == here.did()
+
+
+@pytest.mark.spec("I16", "J8")
+async def test_a_refused_proof_is_said_and_kept_from_becoming_a_storm(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    store = FaultyStore()
+    async with world(store=store) as here:
+        await here.login()
+        store.allow_refresh()
+        here.network.expire_access_tokens()
+        with here.network.alter(
+            "/oauth/token",
+            lambda answer: (
+                replace(answer, status=400).with_json(error="invalid_dpop_proof")
+                if answer.status == 200
+                else answer
+            ),
+        ):
+            async with here.oauth.session_for(here.did()) as session:
+                for _ in range(3):
+                    with pytest.raises(RefreshFailed):
+                        await session.query("com.atproto.server.getSession")
+
+        assert len(here.network.token_requests("refresh_token")) <= 2
+        assert await here.who() == here.did()
+    refused = [one for one in caplog.records if one.getMessage() == "refresh.refused"]
+    assert refused
+    assert all("invalid_dpop_proof" in str(one.__dict__) for one in refused)
+
+
+@pytest.mark.spec("J5", "H10")
+async def test_a_refresh_may_change_what_is_granted() -> None:
+    store = FaultyStore()
+    async with world(store=store, scope=SCOPE) as here:
+        await here.login()
+        store.allow_refresh()
+        here.network.expire_access_tokens()
+        with here.network.alter(
+            "/oauth/token",
+            lambda answer: (
+                answer.with_json(scope="atproto blob:*/*") if answer.status == 200 else answer
+            ),
+        ):
+            async with here.oauth.session_for(here.did()) as session:
+                await session.get(SESSION)
+                now = session.scopes
+        (row,) = store.sessions
+
+        assert now == {"atproto", "blob:*/*"}
+        assert row.scope == "atproto blob:*/*"

@@ -12,9 +12,11 @@ import importlib.machinery
 import importlib.util
 import json
 import os
+import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -37,6 +39,8 @@ _THEIRS = (
     "sqlalchemy.ext.asyncio",
     "starlette.testclient",
 )
+#: What one fault may take; most take one or two.
+_SECONDS = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +153,21 @@ def _read(name: str, log: Path) -> Outcome:
         return Outcome(**json.loads(log.with_suffix(".json").read_text(encoding="utf-8")))
     except (OSError, ValueError):
         words = log.read_text(encoding="utf-8", errors="replace")[-2000:]
-        return Outcome(name, trouble=f"the process died: {words}")
+        return Outcome(name, trouble=f"the process died or took too long: {words}")
+
+
+def _next_to_end(running: Collection[int], begun: Mapping[int, float]) -> int:
+    """Wait until one of the processes ends, or has had its time."""
+    while True:
+        for pid in running:
+            if os.waitpid(pid, os.WNOHANG)[0]:
+                return pid
+            if time.monotonic() - begun[pid] > _SECONDS:
+                # What hangs under a fault shows nothing: a test has to fail.
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+                return pid
+        time.sleep(0.02)
 
 
 def plant(faults: Sequence[Fault], say: Callable[[Outcome], None], *, workers: int) -> None:
@@ -160,12 +178,14 @@ def plant(faults: Sequence[Fault], say: Callable[[Outcome], None], *, workers: i
     with tempfile.TemporaryDirectory(prefix="planting-") as folder:
         waiting = list(enumerate(faults))[::-1]
         running: dict[int, tuple[Fault, Path]] = {}
+        ages: dict[int, float] = {}
         while waiting or running:
             while waiting and len(running) < workers:
                 number, fault = waiting.pop()
                 log = Path(folder) / f"{number}.log"
-                running[_fork(partial(_try, fault), log)] = (fault, log)
-            fault, log = running.pop(os.waitpid(-1, 0)[0])
+                pid = _fork(partial(_try, fault), log)
+                running[pid], ages[pid] = (fault, log), time.monotonic()
+            fault, log = running.pop(_next_to_end(running, ages))
             outcome = _read(fault.name, log)
             suspects.update(outcome.failed)
             say(outcome)
