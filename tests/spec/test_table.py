@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.spec.marks import Carried
 from tests.spec.rules import FAULTS, ROOT, RULES, Rule
 
 NUMBER = re.compile(r"[A-Q][0-9]{1,2}")
@@ -23,9 +24,20 @@ sys.exit(status)
 """
 
 
+# Collecting the whole suite for a part of it takes its time on a busy machine.
+pytestmark = pytest.mark.timeout(300)
+
+
 @pytest.fixture(scope="module")
-def marked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+def marked(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, list[str]]:
     """Return the tests that carry each rule: of the whole suite, whatever part runs now."""
+    option = request.config.option
+    if not (option.file_or_dir or option.keyword or option.markexpr):
+        whole = Carried()
+        whole.pytest_collection_finish(request.session)
+        return {number: sorted(tests) for number, tests in whole.tests.items()}
     path: Path = tmp_path_factory.mktemp("marks") / "marks.json"
     done = subprocess.run(
         [sys.executable, "-c", _COLLECT, str(path)],
