@@ -13,6 +13,9 @@ from atproto_oauth_asgi.store import SessionRecord
 from atproto_oauth_asgi.tokens import Tokens
 from atproto_oauth_asgi.vault import Vault
 
+#: Seconds between two looks at where an account lives whose PDS does not answer.
+SUSPECT_EVERY = 30.0
+
 
 class Calls:
     """Counts a session's requests to its PDS that have no answer yet."""
@@ -129,6 +132,7 @@ class LiveSession:
         #: Seconds since the store last wrote it as seen.
         self.seen_ago = record.seen_ago_ms / 1000
         self.version = 0
+        self._suspected = -SUSPECT_EVERY
         self.failures = 0
         self.attempts = 0
         self._row: tuple[object, ...] = ()
@@ -217,6 +221,14 @@ class LiveSession:
         return self.tokens.refresh_token is not None and self.remaining <= min(
             window, self.life / 5
         )
+
+    def suspect(self) -> bool:
+        """Say whether it is time to ask where the account lives now, and remember that it was."""
+        now = monotonic()
+        if not self.saved or self.ended_reason is not None or now < self._suspected + SUSPECT_EVERY:
+            return False
+        self._suspected = now
+        return True
 
     @property
     def allowed(self) -> bool:

@@ -100,6 +100,21 @@ class Refresher:
             flight.task = self._tasks.start(self._fly(live, flight), name=f"refresh {live.id}")
         return flight
 
+    def suspect(self, live: LiveSession) -> None:
+        """Look, in the background, whether an account whose PDS is not there has moved."""
+        if live.suspect():
+            self._tasks.start(self._look(live), name=f"look for {live.did}")
+
+    async def _look(self, live: LiveSession) -> None:
+        try:
+            async with asyncio.timeout(self._timing.verify):
+                pds = await self._resolver.locate(live.did, fresh=True)
+        except (TimeoutError, ResolutionError, FetchError):
+            return
+        # The tokens are for the old PDS: only a refresh, with all its checks, leads to the new one.
+        if pds != live.pds and live.allowed and live.tokens.refresh_token is not None:
+            self.start(live)
+
     async def _fly(self, live: LiveSession, flight: Flight) -> None:
         hold = Hold(live=live, flight=flight, version=live.version, owner=secrets.token_hex(16))
         try:

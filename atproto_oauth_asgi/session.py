@@ -15,6 +15,7 @@ from atproto_oauth_asgi.errors import (
     AddressRefused,
     BadAnswer,
     RequestError,
+    Unreachable,
     XRPCError,
 )
 from atproto_oauth_asgi.identifiers import Did, Handle
@@ -170,7 +171,11 @@ class OAuthSession:
             content=content,
             headers=dict(headers or {}),
         )
-        response = await self._client.send(request, auth=self.auth, stream=True)
+        try:
+            response = await self._client.send(request, auth=self.auth, stream=True)
+        except Unreachable:
+            self._upkeep.suspect(self._live)
+            raise
         try:
             yield response
         finally:

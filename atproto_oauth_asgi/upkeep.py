@@ -72,6 +72,10 @@ class Upkeep:
             await self._end(live, "expired")
         raise self._failure(flight)
 
+    def suspect(self, live: LiveSession) -> None:
+        """Take note that the session's PDS does not answer: the account may have moved."""
+        self._refresher.suspect(live)
+
     async def renew(self, live: LiveSession, used: int) -> bool:
         """Answer the PDS's `invalid_token`: say whether there is something newer to retry with.
 

@@ -19,6 +19,7 @@ from atproto_oauth_asgi.errors import (
     Unreachable,
     XRPCError,
 )
+from atproto_oauth_asgi.testing import Network
 from atproto_oauth_asgi.testing.web import Answer
 from tests.app.faulty_store import FaultyStore
 from tests.app.world import World, live_of, world
@@ -550,3 +551,44 @@ async def test_a_refresh_may_change_what_is_granted() -> None:
 
         assert now == {"atproto", "blob:*/*"}
         assert row.scope == "atproto blob:*/*"
+
+
+@pytest.mark.spec("N1", "N2", "N4")
+@pytest.mark.parametrize("moved", [True, False])
+async def test_a_pds_that_does_not_answer_is_looked_up_and_a_moved_account_followed(
+    moved: bool,
+) -> None:
+    network, store = Network(), FaultyStore()
+    server, old = network.host, network.add_host("https://pds2.example")
+    new = network.add_host("https://pds3.example")
+    carol = network.add_account("carol.test", host=old)
+    server.accounts.add(carol)
+    resource = network.alter(
+        "/.well-known/oauth-protected-resource",
+        lambda answer: answer.with_json(authorization_servers=[server.origin]),
+    )
+    metadata = network.alter(
+        "/.well-known/oauth-authorization-server",
+        lambda answer: answer.with_json(protected_resources=None),
+    )
+    with resource, metadata:
+        async with world(network, store=store) as here:
+            await here.login("carol.test")
+            store.allow_refresh()
+            async with here.oauth.session_for(carol.did) as session:
+                live_of(session).refresh_at = 0.0
+                if moved:
+                    network.move_account("carol.test", new)
+                    server.accounts.add(carol)
+                with network.outage(old.origin):
+                    for _ in range(3):
+                        with pytest.raises(Unreachable):
+                            await session.get(SESSION)
+                        if not moved:
+                            await here.settled()
+                    await here.settled()
+                    at = session.pds
+                asked = network.token_requests("refresh_token")
+
+    assert at == (new.origin if moved else old.origin)
+    assert len(asked) == int(moved)
