@@ -15,6 +15,9 @@ import pytest
 if TYPE_CHECKING:
     from atproto_oauth_asgi.testing import Network
 
+# Of an editable installation pytest does not know which modules hold assertions.
+pytest.register_assert_rewrite("atproto_oauth_asgi.testing")
+
 _OFFLINE = "atproto_oauth_asgi.testing.offline"
 
 

@@ -4,7 +4,6 @@ import pytest
 from hypothesis import settings
 
 pytest_plugins = ["tests.databases"]
-pytest.register_assert_rewrite("atproto_oauth_asgi.testing")
 
 # A slow machine is no finding; the per-test timeout ends what really hangs.
 settings.register_profile("project", deadline=None)

@@ -65,8 +65,9 @@ def log_in(
         reply = yield from _visit(oauth, form, approve, reasons)
         url = f"{oauth.settings.base_url}{oauth.settings.prefix}/session"
         session = yield Call(method="GET", url=url, headers={"accept": "application/json"})
-        now = _object(session)
-        if not (now.get("authenticated") and now.get("did") == account.did):
+        # Who was signed in before is still, after a login that failed.
+        new = f"{oauth.cookies.session}=" in reply.headers.get("set-cookie", "")
+        if not new or _object(session).get("did") != account.did:
             raise _failed("The callback made no session", reply, reasons)
         return account
 

@@ -12,7 +12,7 @@ from starlette.routing import Mount
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp
 
-from atproto_oauth_asgi import ATProtoOAuth
+from atproto_oauth_asgi import ATProtoOAuth, Login, LoginRefused
 from atproto_oauth_asgi.testing import KitError, LoginFailed, Network, deny, login, sign_out
 from tests.kit.apps import (
     POST,
@@ -144,6 +144,24 @@ def test_a_refusal_of_the_app(atproto_network: Network) -> None:
 
     assert failed.value.response.status_code == 403
     assert "Bob may not come in." in failed.value.response.text
+
+
+def test_a_refusal_of_somebody_who_is_signed_in_already(atproto_network: Network) -> None:
+    refusing = False
+
+    async def doorman(_login: Login) -> None:
+        if refusing:
+            raise LoginRefused("Not again.")
+
+    oauth = make(on_login=doorman)
+    atproto_network.attach(oauth)
+    client = TestClient(starlette_app(oauth))
+    login(client, "alice.test")
+    refusing = True
+    with pytest.raises(LoginFailed, match="login_refused"):
+        login(client, "alice.test")
+
+    assert client.get("/who").json()["did"] is not None
 
 
 def test_a_login_that_cannot_be_begun(client: TestClient, atproto_network: Network) -> None:

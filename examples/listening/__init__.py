@@ -1,0 +1,3 @@
+"""People note what they listen to, and publish it from their own account."""
+
+from __future__ import annotations
