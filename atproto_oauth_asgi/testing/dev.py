@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
@@ -16,7 +17,9 @@ from uvicorn.supervisors import ChangeReload
 
 from atproto_oauth_asgi.errors import ConfigurationError
 from atproto_oauth_asgi.metadata import check_base_url
-from atproto_oauth_asgi.testing.dev_app import CannotLoad, Source, load
+from atproto_oauth_asgi.oauth import ATProtoOAuth
+from atproto_oauth_asgi.testing.demo.site import DEFAULTS, make_app
+from atproto_oauth_asgi.testing.dev_app import CannotLoad, Source, load, show_reasons
 from atproto_oauth_asgi.testing.network import Network
 from atproto_oauth_asgi.testing.serving import listen
 
@@ -77,12 +80,24 @@ def _serve(wanted: Wanted) -> int:
         accounts = [(each.handle, each.password) for each in network.host.accounts]
         os.environ.update({**network.environment(), _BASE_URL: url})
         if wanted.app is None:
-            raise NotImplementedError
+            app = _demo(stack, network, accounts)
+            return _serve_here(app, sockets, greeting("demo", url, accounts))
         source = Source(name=wanted.app, factory=wanted.factory, folder=wanted.folder, url=url)
         text = greeting("app", url, accounts)
         if wanted.reload:
             return _serve_reloading(source, sockets, text)
         return _serve_here(load(source, os.environ), sockets, text)
+
+
+def _demo(
+    stack: contextlib.ExitStack, network: Network, accounts: Sequence[tuple[str, str]]
+) -> ASGIApp:
+    # The accounts end with this process, so the sessions have no reason to stay.
+    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="atproto-oauth-demo-"))
+    store = {"ATPROTO_OAUTH_STORE_URL": f"sqlite:///{folder}/demo.db"}
+    show_reasons()
+    oauth = ATProtoOAuth.from_env({**DEFAULTS, **os.environ, **store})
+    return make_app(oauth, accounts=accounts, sign_up=network.host.origin, network=network)
 
 
 def _serve_here(app: ASGIApp, sockets: list[socket.socket], text: str) -> int:
@@ -151,18 +166,13 @@ def running() -> Generator[Network]:
 
 def greeting(what: str, url: str, accounts: Sequence[tuple[str, str]]) -> str:
     """Return what is printed once everything is there."""
-    width = max(len(handle) for handle, _ in accounts)
-    return "\n".join(
-        [
-            "",
-            f"  The {what} is at    {url}",
-            "",
-            *(f"  Sign in as       {one:{width}}  password {word}" for one, word in accounts),
-            "",
-            "  These accounts are not real, and end with this command. Ctrl-C stops it.",
-            "",
-        ]
-    )
+    lines = ["", f"  The {what} is at{' ' * (7 - len(what))}{url}", ""]
+    if accounts:
+        width = max(len(handle) for handle, _ in accounts)
+        lines += [f"  Sign in as       {one:{width}}  password {word}" for one, word in accounts]
+    else:
+        lines += ["  Sign in with an account of yours. What you post there is real."]
+    return "\n".join([*lines, "", "  Ctrl-C stops it.", ""])
 
 
 def _stop(_signal: int, _frame: object) -> None:

@@ -1,3 +1,3 @@
-"""A small site where people sign in with their AT Protocol account and write posts."""
+"""The demo beside a network of choice; the site itself is `atproto_oauth_asgi.testing.demo`."""
 
 from __future__ import annotations

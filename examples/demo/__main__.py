@@ -7,7 +7,6 @@ process, made up), `reference` (the reference server from npm, on this computer)
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import signal
 import socket
@@ -20,8 +19,10 @@ import uvicorn
 
 from atproto_oauth_asgi import ATProtoOAuth, ATProtoOAuthError
 from atproto_oauth_asgi.testing import Network
+from atproto_oauth_asgi.testing.demo.site import DEFAULTS, make_app
+from atproto_oauth_asgi.testing.dev import Server, greeting
+from atproto_oauth_asgi.testing.dev_app import show_reasons
 from atproto_oauth_asgi.testing.serving import listen
-from examples.demo.site import DEFAULTS, make_app
 
 _PORT = 8000
 _MOST = 65_535
@@ -83,25 +84,6 @@ def live() -> Generator[Place]:
 _NETWORKS = {"embedded": embedded, "reference": reference, "live": live}
 
 
-class _Server(uvicorn.Server):
-    """Says where it is once it is there."""
-
-    greeting = ""
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if self.started:
-            print(self.greeting, flush=True)
-
-
-class _Reasons(logging.Formatter):
-    """Shows why a login failed, which the library puts beside its messages."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        why = getattr(record, "why", None)
-        return super().format(record) + (f": {why}" if why else "")
-
-
 def bind() -> list[socket.socket]:
     text = os.environ.get("PORT", "") or str(_PORT)
     if not text.isdecimal() or int(text) > _MOST:
@@ -113,16 +95,6 @@ def bind() -> list[socket.socket]:
             f"Port {text} cannot be used ({exc.strerror}); stop what uses it, or choose another"
             " one: PORT=8001 make demo"
         )
-
-
-def greeting(url: str, accounts: Sequence[tuple[str, str]]) -> str:
-    lines = ["", f"  The demo is at   {url}", ""]
-    if accounts:
-        width = max(len(handle) for handle, _ in accounts)
-        lines += [f"  Sign in as       {one:{width}}  password {word}" for one, word in accounts]
-    else:
-        lines += ["  Sign in with an account of yours. What you post there is real."]
-    return "\n".join([*lines, "", "  Ctrl-C stops it.", ""])
 
 
 def serve(name: str, sockets: list[socket.socket]) -> None:
@@ -139,8 +111,8 @@ def serve(name: str, sockets: list[socket.socket]) -> None:
         oauth = ATProtoOAuth.from_env({**DEFAULTS, **os.environ, **settings})
         app = make_app(oauth, accounts=place.accounts, sign_up=place.sign_up, network=place.network)
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3)
-        server = _Server(config)
-        server.greeting = greeting(url, place.accounts)
+        server = Server(config)
+        server.greeting = greeting("demo", url, place.accounts)
         server.run(sockets=sockets)
         if not server.started:
             sys.exit(1)
@@ -154,9 +126,7 @@ def main() -> None:
     name = os.environ.get("NETWORK", "") or "embedded"
     if name not in _NETWORKS:
         sys.exit(f"NETWORK is {name!r}; choose one of {', '.join(_NETWORKS)}.")
-    handler = logging.StreamHandler()
-    handler.setFormatter(_Reasons("%(levelname)s %(message)s"))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    show_reasons()
     # uvicorn passes the signal on after it has stopped; everything else stops then too.
     signal.signal(signal.SIGTERM, _stop)
     try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from atproto_oauth_asgi import ATProtoOAuth
-from examples.demo.site import DEFAULTS, make_app
+from atproto_oauth_asgi.testing.demo.site import DEFAULTS, make_app
 
 oauth = ATProtoOAuth.from_env({**DEFAULTS, **os.environ})
 app = make_app(oauth)

@@ -16,8 +16,8 @@ from starlette.types import ASGIApp
 from atproto_oauth_asgi import ATProtoOAuth
 from atproto_oauth_asgi.environment import SettingsOptions
 from atproto_oauth_asgi.testing import Network
+from atproto_oauth_asgi.testing.demo.site import DEFAULTS, make_app
 from atproto_oauth_asgi.testing.serving import listen
-from examples.demo.site import DEFAULTS, make_app
 from tests.reference.network import ReferenceNetwork
 
 START_SECONDS = 20.0

@@ -14,8 +14,8 @@ from playwright.sync_api import Browser, Playwright, expect
 
 from atproto_oauth_asgi import ATProtoOAuth
 from atproto_oauth_asgi.testing import Network
+from atproto_oauth_asgi.testing.demo.site import DEFAULTS, make_app
 from atproto_oauth_asgi.testing.servers import PDS_ORIGIN
-from examples.demo.site import DEFAULTS, make_app
 from tests.browser.chromium import Person, chromium
 from tests.browser.serving import Served, serving
 

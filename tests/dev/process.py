@@ -10,10 +10,8 @@ import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from html import unescape
 from pathlib import Path
 
-import httpx
 import pytest
 
 
@@ -81,19 +79,3 @@ def greeting(process: subprocess.Popen[str]) -> str:
             return "".join(lines)
     assert process.stderr is not None
     pytest.fail("it did not start: " + process.stderr.read())
-
-
-def submit(browser: httpx.Client, page: httpx.Response, **fields: str) -> httpx.Response:
-    """Send the first form of a page as a browser would."""
-    action = unescape(re.findall(r'<form method="post" action="([^"]*)"', page.text)[0])
-    hidden = re.findall(r'type="hidden" name="([^"]*)" value="([^"]*)"', page.text)
-    form = {name: unescape(value) for name, value in hidden}
-    origin = f"{page.url.scheme}://{page.url.netloc.decode()}"
-    return browser.post(page.url.join(action), data={**form, **fields}, headers={"origin": origin})
-
-
-def sign_in(browser: httpx.Client, url: str, handle: str, password: str) -> httpx.Response:
-    """Go through the pages of the app and of the network; return the app's page after that."""
-    asked = submit(browser, browser.get(f"{url}/oauth/login"), identifier=handle)
-    consent = submit(browser, asked, username=handle, password=password)
-    return submit(browser, consent, decision="allow")

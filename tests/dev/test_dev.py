@@ -19,7 +19,8 @@ import pytest
 from atproto_oauth_asgi import dev_cli
 from atproto_oauth_asgi.cli import main
 from atproto_oauth_asgi.testing.dev_app import CannotLoad, Source, load
-from tests.dev.process import dev, sign_in, start
+from tests.dev.process import dev, start
+from tests.smoke.dev import sign_in
 
 APP = """
 from starlette.applications import Starlette

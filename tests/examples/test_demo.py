@@ -13,9 +13,9 @@ import pytest
 
 from atproto_oauth_asgi import ATProtoOAuth
 from atproto_oauth_asgi.testing import Network
+from atproto_oauth_asgi.testing.demo.posts import COLLECTION, LONGEST_POST
+from atproto_oauth_asgi.testing.demo.site import DEFAULTS, make_app
 from atproto_oauth_asgi.testing.web import Answer
-from examples.demo.posts import COLLECTION, LONGEST_POST
-from examples.demo.site import DEFAULTS, make_app
 
 pytestmark = pytest.mark.anyio
 

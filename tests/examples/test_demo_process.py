@@ -5,22 +5,13 @@ from __future__ import annotations
 import re
 import signal
 import socket
-from html import unescape
 from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.examples.process import demo, greeting
-
-
-def submit(browser: httpx.Client, page: httpx.Response, **fields: str) -> httpx.Response:
-    """Send the first form of a page as a browser would."""
-    action = unescape(re.findall(r'<form method="post" action="([^"]*)"', page.text)[0])
-    hidden = re.findall(r'type="hidden" name="([^"]*)" value="([^"]*)"', page.text)
-    form = {name: unescape(value) for name, value in hidden}
-    origin = f"{page.url.scheme}://{page.url.netloc.decode()}"
-    return browser.post(page.url.join(action), data={**form, **fields}, headers={"origin": origin})
+from tests.smoke.dev import submit
 
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])

@@ -93,6 +93,10 @@ def try_alone(wheel: Path, folder: Path) -> None:
     run([*pip, "check"])
     # -I: neither this checkout nor PYTHONPATH may stand in for the installed files.
     run([python, "-I", str(ROOT / "tests" / "smoke" / "smoke.py")], folder)
+    # With what the extra `dev` brings.
+    served = str(ROOT / "requirements" / "demo.txt")
+    run([*pip, "install", "--quiet", "--require-hashes", "-r", served])
+    run([python, "-I", str(ROOT / "tests" / "smoke" / "dev.py")], folder)
 
 
 def run(command: list[str], cwd: Path = ROOT) -> None:

@@ -26,9 +26,9 @@ from atproto_oauth_asgi import (
 )
 from atproto_oauth_asgi.errors import RequestError, SessionRevoked, XRPCError
 from atproto_oauth_asgi.testing import Network
-from examples.demo.home import Shown, SignedIn, accounts_section, home_page
-from examples.demo.pages import message_page, welcome_page
-from examples.demo.posts import (
+from atproto_oauth_asgi.testing.demo.home import Shown, SignedIn, accounts_section, home_page
+from atproto_oauth_asgi.testing.demo.pages import message_page, welcome_page
+from atproto_oauth_asgi.testing.demo.posts import (
     DELETE_SCOPE,
     EMAIL_SCOPE,
     POST_SCOPE,
@@ -216,11 +216,13 @@ class _Demo:
 
 
 async def api_me(request: Request) -> Response:
+    """Say as JSON who is signed in, asking the PDS."""
     session = session_from(request)
     return JSONResponse(await session.query("com.atproto.server.getSession"))
 
 
 async def api_post(request: Request) -> Response:
+    """Write a post for a script."""
     session = requires_scope(POST_SCOPE)(request)
     try:
         uri = await write_post(session, _text_of(await _body(request)))

@@ -10,8 +10,8 @@ from html import escape
 from starlette.responses import HTMLResponse
 
 from atproto_oauth_asgi import ATProtoOAuth, OAuthSession, covers
-from examples.demo.pages import alert, form, page
-from examples.demo.posts import DELETE_SCOPE, EMAIL_SCOPE, POST_SCOPE, Post
+from atproto_oauth_asgi.testing.demo.pages import alert, form, page
+from atproto_oauth_asgi.testing.demo.posts import DELETE_SCOPE, EMAIL_SCOPE, POST_SCOPE, Post
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
