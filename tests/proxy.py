@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from types import TracebackType
 from typing import Self
+
+#: What PostgreSQL's drivers call the statements that they prepare.
+_PREPARING = re.compile(rb"((?:_pg3_|__asyncpg_)\w+)\0UPDATE")
 
 
 class Proxy:
@@ -13,10 +17,16 @@ class Proxy:
 
     Args:
         port: The server's port on loopback.
+        aim: Words that are all in the statements which `cut_after` is about.
     """
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, *, aim: tuple[bytes, ...] = ()) -> None:
         self._to = port
+        self._aim = aim
+        self._to_cut = 0
+        self._cutting: set[int] = set()
+        #: How many connections were cut in place of the answer to such a statement.
+        self.cuts = 0
         self._server: asyncio.Server | None = None
         self._pumps: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
@@ -38,6 +48,10 @@ class Proxy:
     def go_silent(self) -> None:
         """Pass nothing on any more, and keep the connections."""
         self._flowing.clear()
+
+    def cut_after(self, times: int) -> None:
+        """Let so many of the statements aimed at arrive, and cut the line in place of an answer."""
+        self._to_cut = times
 
     def strand(self) -> None:
         """Pass nothing on any more over the connections that there are; let new ones work."""
@@ -109,6 +123,7 @@ class Proxy:
         *,
         answers: bool = True,
     ) -> None:
+        prepared: set[bytes] = set()
         with contextlib.suppress(OSError):
             while data := await reader.read(65_536):
                 await self._flowing.wait()
@@ -116,6 +131,12 @@ class Proxy:
                     continue
                 if not answers:
                     self.requests.append(data)
+                    if self._hit(data, prepared) and self._to_cut:
+                        self._to_cut -= 1
+                        self._cutting.add(number)
+                elif number in self._cutting:
+                    self.cuts += 1
+                    break
                 elif not self._answering:
                     self.swallowed.set()
                     break
@@ -123,3 +144,12 @@ class Proxy:
                 await writer.drain()
         writer.transport.abort()
         self._writers.discard(writer)
+
+    def _hit(self, data: bytes, prepared: set[bytes]) -> bool:
+        """Tell whether a client asks for a statement aimed at, by its text or its prepared name."""
+        named = any(b"\0%b\0" % name in data for name in prepared)
+        if not self._aim or not all(word in data for word in self._aim):
+            return named
+        names = _PREPARING.findall(data)
+        prepared.update(names)
+        return not names

@@ -1,19 +1,21 @@
 """One worker process of an app under chaos: options as a JSON line on stdin, its port on stdout.
 
-It serves until stdin closes. What it announces and stores it writes into a journal first, which a
-kill cannot take back: the authorization server does not know which worker sent a request.
+It serves until stdin closes. What it announces and stores it writes into a journal, which a kill
+cannot take back, with the `jti` of the request's proof: so each request that the authorization
+server saw is known to be this worker's.
 """
 
 from __future__ import annotations
 
 import base64
+import contextvars
 import json
 import os
 import socket
 import sys
 import threading
 import time
-from typing import TypedDict
+from typing import Any, Literal, TypedDict
 
 import pytest
 import uvicorn
@@ -23,9 +25,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from atproto_oauth_asgi import ATProtoOAuth, ATProtoOAuthMiddleware, session_from
+from atproto_oauth_asgi.dpop import DPoPKey
 from atproto_oauth_asgi.refresh_timing import RefreshTiming
+from atproto_oauth_asgi.revocation import Revoker
 from atproto_oauth_asgi.store import Refreshed
-from atproto_oauth_asgi_stores import SQLStore
+from atproto_oauth_asgi_stores import SQLStore, database
 from tests.refresh.faults_store import remove_lease_of
 from tests.refresh.fleet import LOOPBACK_URL, SCOPE
 
@@ -47,13 +51,17 @@ TIMING = RefreshTiming(
 )
 
 
+Fault = Literal["lease removed", "commits skipped", "nothing revoked"]
+
+
 class Options(TypedDict):
     store_url: str
     plc_url: str
     handle_resolver_url: str
     secret_key: str
     journal: str
-    lease_removed: bool
+    #: What to plant, if anything: the judge must see it.
+    fault: Fault | None
 
 
 class Entry(TypedDict):
@@ -64,12 +72,56 @@ class Entry(TypedDict):
     what: str
     session: str
     version: int
+    #: The `jti` of the proof of the token request that is announced.
+    proof: str
+
+
+_proof: contextvars.ContextVar[str] = contextvars.ContextVar("proof", default="")
+
+
+def prepare(patch: pytest.MonkeyPatch) -> None:
+    """Shorten what is no part of `TIMING`; remember the proof that a task has made last."""
+    patch.setattr(database, "POOL_PATIENCE", 0.2)
+    prove: Any = DPoPKey.proof
+
+    def proof(self: DPoPKey, *args: Any, **kwargs: Any) -> str:
+        made: str = prove(self, *args, **kwargs)
+        _proof.set(jti_of(made))
+        return made
+
+    patch.setattr(DPoPKey, "proof", proof)
+
+
+def jti_of(proof: str) -> str:
+    """Return what names a proof."""
+    claims = proof.split(".")[1]
+    return str(json.loads(base64.urlsafe_b64decode(claims + "=" * (-len(claims) % 4)))["jti"])
+
+
+def plant(fault: Fault | None, patch: pytest.MonkeyPatch) -> None:
+    """Make this process one that loses sessions."""
+    if fault == "lease removed":
+        remove_lease_of(SQLStore, patch)
+    elif fault == "commits skipped":
+
+        async def skipped(*_args: Any, **_kwargs: Any) -> bool:
+            return True
+
+        patch.setattr(SQLStore, "commit_refresh", skipped)
+    elif fault == "nothing revoked":
+
+        async def nothing(*_args: Any, **_kwargs: Any) -> bool:
+            return False
+
+        patch.setattr(Revoker, "_revoke", nothing)
 
 
 class JournalStore(SQLStore):
     """Notes every mark before it is made, and every commit that was acknowledged."""
 
-    journal: int
+    def __init__(self, url: str, journal: str) -> None:
+        super().__init__(url)
+        self.journal = os.open(journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
     def _note(self, what: str, session: str, version: int) -> None:
         entry: Entry = {
@@ -78,6 +130,7 @@ class JournalStore(SQLStore):
             "what": what,
             "session": session,
             "version": version,
+            "proof": _proof.get(),
         }
         os.write(self.journal, json.dumps(entry).encode() + b"\n")
 
@@ -121,10 +174,10 @@ def oauth_of(options: Options, store: SQLStore) -> ATProtoOAuth:
 
 def main() -> None:
     options: Options = json.loads(sys.stdin.readline())
-    if options["lease_removed"]:
-        remove_lease_of(SQLStore, pytest.MonkeyPatch())
-    store = JournalStore(options["store_url"])
-    store.journal = os.open(options["journal"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    planted = pytest.MonkeyPatch()
+    prepare(planted)
+    plant(options["fault"], planted)
+    store = JournalStore(options["store_url"], options["journal"])
     app = Starlette(routes=[Route("/me", me)])
     server = uvicorn.Server(
         uvicorn.Config(

@@ -1,4 +1,6 @@
-"""A worker process that calls a PDS: `python -m tests.chaos.caller`.
+"""A worker process that calls a PDS: `python -m tests.chaos.caller SECONDS`.
+
+Its clock is ahead by so many seconds; commands say when to call by a clock that is right.
 
 It reads commands, one JSON object per line, and answers each with a line; the end of input ends
 it. It opens one database after another, and stays alive between the rounds on each.
@@ -14,22 +16,26 @@ import sys
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import TypedDict
+from types import SimpleNamespace
+from typing import Any, Literal, TypedDict
 
 import pytest
 
-from atproto_oauth_asgi import ATProtoOAuth
+from atproto_oauth_asgi import ATProtoOAuth, dpop
 from atproto_oauth_asgi.errors import ATProtoOAuthError
 from atproto_oauth_asgi.live import LiveSession
 from atproto_oauth_asgi.refresh_timing import RefreshTiming
 from atproto_oauth_asgi.session import OAuthSession
-from atproto_oauth_asgi.store import SessionFilter
-from atproto_oauth_asgi_stores import SQLStore
+from atproto_oauth_asgi.store import SessionFilter, SessionRecord
+from atproto_oauth_asgi_stores import SQLStore, records, sessions
 from tests.refresh.faults_store import remove_lease_of
 from tests.refresh.fleet import GET_SESSION, SCOPE
 
 # A busy machine is no finding.
 PATIENT = RefreshTiming(wait=30.0)
+
+
+Fault = Literal["lease removed", "clocks compared"]
 
 
 class Place(TypedDict):
@@ -39,7 +45,8 @@ class Place(TypedDict):
     store_url: str
     plc_url: str
     secret_key: str
-    lease_removed: bool
+    #: What to plant, if anything: without it one of a few rounds must fail.
+    fault: Fault | None
 
 
 class Command(TypedDict, total=False):
@@ -55,8 +62,9 @@ class Command(TypedDict, total=False):
 class Caller:
     """One process of the app, with its own engine and its own view of the one session."""
 
-    def __init__(self, oauth: ATProtoOAuth, live: LiveSession) -> None:
+    def __init__(self, oauth: ATProtoOAuth, live: LiveSession, ahead: float) -> None:
         self._oauth = oauth
+        self._ahead = ahead
         self._live = live
         self._session: OAuthSession = oauth.runtime().session(live)
 
@@ -68,7 +76,7 @@ class Caller:
         self._live.adopt(found)
 
     async def calls(self, count: int, at: float) -> list[int | str]:
-        await asyncio.sleep(max(0.0, at - time.time()))
+        await asyncio.sleep(max(0.0, at + self._ahead - time.time()))
         return await asyncio.gather(*(self._call() for _ in range(count)))
 
     async def _call(self) -> int | str:
@@ -78,11 +86,34 @@ class Caller:
             return exc.code
 
 
+def set_clock(ahead: float) -> None:
+    """Let the clock of this host be wrong, for as long as the process lives.
+
+    But for the time in proofs, which servers compare with theirs: they refuse such a host.
+    """
+    right, right_ns = time.time, time.time_ns
+    dpop.__dict__["time"] = SimpleNamespace(time=right)
+    time.time = lambda: right() + ahead
+    time.time_ns = lambda: right_ns() + round(ahead * 1e9)
+
+
+def compare_clocks(patch: pytest.MonkeyPatch) -> None:
+    """Count the durations of a row from this host's clock, and not from the database's."""
+    record = records.record
+
+    def faulty(row: Any) -> SessionRecord:
+        return record(SimpleNamespace(**{**row._mapping, "now": round(time.time() * 1000)}))  # type: ignore[arg-type]
+
+    patch.setattr(sessions, "record", faulty)
+
+
 @asynccontextmanager
-async def opened(place: Place) -> AsyncGenerator[Caller]:
+async def opened(place: Place, ahead: float) -> AsyncGenerator[Caller]:
     with pytest.MonkeyPatch.context() as planted:
-        if place["lease_removed"]:
+        if place["fault"] == "lease removed":
             remove_lease_of(SQLStore, planted)
+        elif place["fault"] == "clocks compared":
+            compare_clocks(planted)
         oauth = ATProtoOAuth(
             place["base_url"],
             store=place["store_url"],
@@ -94,7 +125,7 @@ async def opened(place: Place) -> AsyncGenerator[Caller]:
         )
         async with oauth:
             (record,) = await oauth.core.store.list_sessions(SessionFilter())
-            yield Caller(oauth, oauth.runtime().sessions.live(record))
+            yield Caller(oauth, oauth.runtime().sessions.live(record), ahead)
 
 
 async def _line() -> Command | None:
@@ -107,11 +138,12 @@ def _say(answer: object) -> None:
     print(json.dumps(answer), flush=True)
 
 
-async def main() -> None:
+async def main(ahead: float) -> None:
+    set_clock(ahead)
     while (command := await _line()) is not None:
         place = command.get("open")
         assert place is not None
-        async with opened(place) as caller:
+        async with opened(place, ahead) as caller:
             _say("open")
             while (command := await _line()) is not None and "close" not in command:
                 if "look" in command:
@@ -123,4 +155,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    asyncio.run(main(float(sys.argv[1])))

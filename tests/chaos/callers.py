@@ -53,19 +53,23 @@ class Callers:
 
 
 @contextlib.contextmanager
-def started() -> Generator[Callers]:
-    """Start the processes, and end them at the end of the block."""
+def started(clocks: tuple[float, ...] = (0.0,) * PROCESSES) -> Generator[Callers]:
+    """Start the processes, and end them at the end of the block.
+
+    Args:
+        clocks: By how many seconds the clock of each is ahead.
+    """
     folders = (str(ROOT / part) for part in ("", "stores", "migrations"))
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.chaos.caller"],
+            [sys.executable, "-m", "tests.chaos.caller", str(ahead)],
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(folders)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
-        for _ in range(PROCESSES)
+        for ahead in clocks
     ]
     try:
         yield Callers(processes)

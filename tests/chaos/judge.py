@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from atproto_oauth_asgi.store import SessionRecord
 from tests.chaos.app_worker import TIMING, Entry
 from tests.chaos.people import Told
-from tests.chaos.witness import Grant, Rotation, Witness
+from tests.chaos.witness import Grant, TokenRequest, Witness
 from tests.chaos.workers import Workers
 
 #: After this long whoever sent a request is not waited for any more.
 OVER = TIMING.marked_lease + TIMING.watch
+#: How exactly two processes of one machine read its clock.
+CLOCK = 0.05
 
 
 @dataclass(slots=True)
@@ -23,24 +25,46 @@ class Verdict:
     endings: Counter[str] = field(default_factory=Counter[str])
     #: Why rotations were lost.
     excuses: Counter[str] = field(default_factory=Counter[str])
+    #: Answers that came late, and what became of them.
+    slow: Counter[str] = field(default_factory=Counter[str])
     #: Revocations that were called `lost_rotation`, which an unanswered request excuses.
     misnamed: int = 0
     violations: list[str] = field(default_factory=list[str])
 
 
 class Judge:
-    """Compares the rows with the log, and with what was done to the workers."""
+    """Compares the rows with the log, and with what was done to the workers.
 
-    def __init__(self, witness: Witness, workers: Workers, told: Told, journal: Path) -> None:
+    Args:
+        witness: What the authorization server saw.
+        workers: What was done to them.
+        told: What people asked for.
+        journal: What workers announced and stored.
+        ended_at: When rows ended, in seconds by the wall clock.
+    """
+
+    def __init__(
+        self,
+        witness: Witness,
+        workers: Workers,
+        told: Told,
+        journal: Path,
+        ended_at: Mapping[str, float],
+    ) -> None:
         self._witness = witness
         self._workers = workers
         self._told = told
+        self._ended_at = ended_at
         self._verdict = Verdict()
-        self._marks: dict[tuple[str, int], list[Entry]] = {}
+        #: By the proof of the request that each announced.
+        self._marks: dict[str, Entry] = {}
+        self._commits: dict[tuple[str, int, int], float] = {}
         for line in journal.read_text().splitlines():
             entry: Entry = json.loads(line)
             if entry["what"] == "mark":
-                self._marks.setdefault((entry["session"], entry["version"]), []).append(entry)
+                self._marks[entry["proof"]] = entry
+            else:
+                self._commits[entry["session"], entry["version"], entry["pid"]] = entry["at"]
 
     def judge(self, rows: Iterable[SessionRecord]) -> Verdict:
         verdict = self._verdict
@@ -64,6 +88,11 @@ class Judge:
             if one.name == "authorization_code" and one.error == "invalid_grant"
         ]
         verdict.violations += [f"a code was used twice: {one}" for one in replayed]
+        verdict.violations += [
+            f"nobody announced a request: {one}"
+            for one in self._witness.refreshing
+            if one.proof not in self._marks or self._marks[one.proof]["at"] > one.arrived + CLOCK
+        ]
         verdict.violations += self._told.wrong
         return verdict
 
@@ -75,58 +104,72 @@ class Judge:
         elif lost:
             self._look_at_lost(row, grant, grant.rotations[-1])
         elif reason == "lost_rotation":
-            if grant.revoked and self._witness.unanswered(grant.token):
-                self._verdict.misnamed += 1
-            else:
-                self._object(row, "ended as lost_rotation, and no rotation was lost")
+            self._look_at_replayed(row, grant)
+        kept = grant.rotations[: row.version - 1]
+        self._verdict.slow["stored"] += sum(one.slow for one in kept)
         if reason == "revoked" and not grant.revoked:
             self._object(row, "ended as revoked, and nobody revoked it")
-        if reason == "logout" and row.did not in self._told.left:
-            self._object(row, "ended as logout, and nobody asked for it")
+        if reason == "logout" and not self._left(row):
+            self._object(row, "ended as logout before anybody asked for it")
         if reason not in {None, "revoked", "logout", "lost_rotation"} or (
             row.status not in {"active", "ended"}
         ):
             self._object(row, "ended in a way that nothing explains")
 
-    def _look_at_lost(self, row: SessionRecord, grant: Grant, rotation: Rotation) -> None:
-        excuse = self._excuse(row, rotation)
-        if excuse is None and row.ended_reason == "logout":
-            # Whoever holds new tokens of a session that was left meanwhile revokes them.
-            excuse = "left meanwhile"
+    def _left(self, row: SessionRecord) -> bool:
+        """Tell whether people had asked to be signed out when the row says that they were."""
+        asked = self._told.left.get(row.did)
+        return asked is not None and asked <= self._ended_at[row.id] + CLOCK
+
+    def _look_at_lost(self, row: SessionRecord, grant: Grant, rotation: TokenRequest) -> None:
+        excuse = self._excuse(rotation)
+        if excuse is None and row.ended_reason == "logout" and grant.revoked:
+            # Its worker came with tokens of a session that had been left, and let go of them.
+            excuse = "left meanwhile, and revoked"
         if excuse is None:
             self._object(row, "lost a rotation whose worker was left in peace")
         else:
             self._verdict.excuses[excuse] += 1
+            self._verdict.slow[f"lost: {excuse}"] += rotation.slow
         first = row.ended_reason == "logout" or (row.ended_reason == "revoked" and grant.revoked)
         if row.ended_reason != "lost_rotation" and not first:
             self._object(row, "lost a rotation, and did not end as lost_rotation")
 
-    def _excuse(self, row: SessionRecord, rotation: Rotation) -> str | None:
-        if rotation.dropped:
-            return "dropped"
-        marks = [
-            mark
-            for mark in self._marks.get((row.id, row.version), [])
-            if mark["at"] <= rotation.arrived
-        ]
-        for nth, mark in enumerate(reversed(marks)):
-            pid, until = mark["pid"], rotation.processed + OVER
-            if nth and not self._paused(pid, mark["at"], rotation.arrived):
-                # Its lease was over before the last one marked: it sent nothing any more.
-                continue
-            if mark["at"] <= self._workers.killed.get(pid, 0.0) <= until:
-                return "killed"
-            if self._paused(pid, mark["at"], until):
-                return "paused"
-            if rotation.processed > mark["at"] + TIMING.post:
-                return "processed late"
-        return None
+    def _look_at_replayed(self, row: SessionRecord, grant: Grant) -> None:
+        """Every rotation was stored: then either it was revoked, or a late request came after."""
+        if grant.revoked and self._witness.unanswered(grant.token):
+            self._verdict.misnamed += 1
+            return
+        late = {self._excuse(one) for one in grant.requests if one.processed is None}
+        if late & {"paused", "killed"}:
+            self._verdict.excuses["replayed by one that was paused or killed"] += 1
+        else:
+            self._object(row, "ended as lost_rotation, and no rotation was lost")
 
-    def _paused(self, pid: int, since: float, until: float) -> bool:
-        pauses = self._workers.pauses.get(pid, [])
-        return any(began <= until and ended >= since for began, ended in pauses)
+    def _excuse(self, request: TokenRequest) -> str | None:
+        """Tell what the harness did to a request, or to the worker that sent it."""
+        mark = self._marks.get(request.proof)
+        if mark is None:
+            return None
+        if request.dropped:
+            return "dropped"
+        pid, at = mark["pid"], mark["at"]
+        answered = request.processed or request.arrived
+        stored = self._commits.get((mark["session"], mark["version"], pid), float("inf"))
+        if at <= self._workers.killed.get(pid, 0.0) <= min(answered + OVER, stored):
+            return "killed"
+        # A shorter pause is no excuse: others have to wait until the lease is over.
+        if any(
+            began <= min(answered + OVER, stored) and ended >= at + TIMING.marked_lease
+            for began, ended in self._workers.pauses.get(pid, [])
+        ):
+            return "paused"
+        if answered > at + TIMING.post:
+            return "processed late"
+        return None
 
     def _object(self, row: SessionRecord, what: str) -> None:
         facts = f"version {row.version}, {row.status}, {row.ended_reason}"
         grants = self._witness.of(row.did)
-        self._verdict.violations.append(f"session {row.id} ({facts}) {what}: {grants}")
+        marks = [self._marks.get(one.proof) for grant in grants for one in grant.requests[-4:]]
+        self._verdict.violations.append(f"session {row.id} ({facts}) {what}: {grants} {marks}")

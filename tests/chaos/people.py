@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
@@ -25,8 +26,8 @@ class Told:
 
     operations: Counter[str] = field(default_factory=Counter[str])
     statuses: Counter[str] = field(default_factory=Counter[str])
-    #: Those who asked to be signed out.
-    left: set[str] = field(default_factory=set[str])
+    #: Those who asked to be signed out, and when they did first, by the wall clock.
+    left: dict[str, float] = field(default_factory=dict[str, float])
     #: Those who were told that nobody is signed in, and were not asked.
     signed_out: set[str] = field(default_factory=set[str])
     wrong: list[str] = field(default_factory=list[str])
@@ -38,13 +39,20 @@ class Person:
     _numbers = itertools.count()
 
     def __init__(
-        self, network: Network, witness: Witness, workers: Workers, told: Told, seed: str
+        self,
+        network: Network,
+        witness: Witness,
+        workers: Workers,
+        told: Told,
+        seed: str,
+        leaving: float,
     ) -> None:
         self._network = network
         self._witness = witness
         self._workers = workers
         self._told = told
         self._random = random.Random(seed)
+        self._leaving = leaving
         self._mine: set[str] = set()
         #: Handle and DID of the account that the app confirmed.
         self._now: tuple[str, str] | None = None
@@ -69,9 +77,9 @@ class Person:
         roll = self._random.random()
         if self._now is None:
             await self._log_in(browser, url)
-        elif roll < 0.04:
+        elif roll < self._leaving:
             await self._log_out(browser, url, self._now[1])
-        elif roll < 0.06:
+        elif roll < self._leaving + 0.02:
             self._witness.revoke(self._network, self._now[0])
         else:
             await self._call(browser, url)
@@ -109,7 +117,8 @@ class Person:
 
     async def _log_out(self, browser: httpx.AsyncClient, url: str, did: str) -> None:
         # Which one it is that leaves is known to the app alone after a login with no answer.
-        self._told.left |= self._mine
+        for one in self._mine:
+            self._told.left.setdefault(one, time.time())
         answer = await browser.post(f"{url}/oauth/logout", headers={"origin": LOOPBACK_URL})
         self._count("logout", answer)
         if answer.status_code < 400 and self._now is not None and self._now[1] == did:

@@ -19,7 +19,7 @@ from atproto_oauth_asgi.testing import Network
 from atproto_oauth_asgi_migrations import upgrade
 from atproto_oauth_asgi_migrations.run import on_url
 from tests.app.world import world
-from tests.chaos.caller import Place
+from tests.chaos.caller import Fault, Place
 from tests.chaos.callers import CALLS, PROCESSES, Callers, started
 from tests.databases import Server
 from tests.reference.install import ReferenceUnavailable, ensure_installed, is_installed
@@ -46,13 +46,13 @@ class Database:
     url: str
     run: Callable[[str], None]
 
-    def place(self, *, base_url: str, plc_url: str, lease_removed: bool = False) -> Place:
+    def place(self, *, base_url: str, plc_url: str, fault: Fault | None = None) -> Place:
         return {
             "base_url": base_url,
             "store_url": self.url,
             "plc_url": plc_url,
             "secret_key": base64.urlsafe_b64encode(SECRET_KEYS[0]).decode(),
-            "lease_removed": lease_removed,
+            "fault": fault,
         }
 
 
@@ -89,7 +89,8 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
 
 @pytest.fixture
 def network() -> Generator[Network]:
-    network = Network()
+    # Tokens live for less than hosts' clocks may be apart.
+    network = Network(token_life=300)
     network.start()
     try:
         yield network
@@ -136,7 +137,7 @@ def test_without_the_lease_one_of_five_rounds_fails(
     callers: Callers, network: Network, database: Database
 ) -> None:
     asyncio.run(_sign_in(network, database))
-    place = database.place(base_url=LOOPBACK_URL, plc_url=network.plc.origin, lease_removed=True)
+    place = database.place(base_url=LOOPBACK_URL, plc_url=network.plc.origin, fault="lease removed")
     with callers.at(place):
         found = [_round(callers, network, database)]
         while found[-1] == (1, ALL_SERVED) and len(found) < 5:
@@ -145,6 +146,51 @@ def test_without_the_lease_one_of_five_rounds_fails(
     requests, answers = found[-1]
     assert requests > 1
     assert answers != ALL_SERVED
+
+
+# --- Hosts whose clocks are wrong ---
+
+#: By how many seconds each is ahead: ten minutes either way, as no two hosts with NTP ever are.
+WRONG = (600.0, -600.0, 0.0, 600.0)
+
+
+@pytest.fixture(scope="module")
+def wrong_callers() -> Generator[Callers]:
+    with started(WRONG) as processes:
+        yield processes
+
+
+def _accepted(callers: Callers, network: Network, database: Database) -> tuple[int, bool]:
+    """Return how many token requests were accepted in a round, and whether all were served."""
+    _, answers = _round(callers, network, database)
+    requests = network.token_requests("refresh_token")
+    return sum(one.status == 200 for one in requests), answers == ALL_SERVED
+
+
+@pytest.mark.parametrize("database", ["psycopg", "asyncmy"], indirect=True)
+def test_no_two_hosts_clocks_are_compared(
+    wrong_callers: Callers, network: Network, database: Database
+) -> None:
+    asyncio.run(_sign_in(network, database))
+    with wrong_callers.at(database.place(base_url=LOOPBACK_URL, plc_url=network.plc.origin)):
+        for number in range(rounds(3)):
+            found = _accepted(wrong_callers, network, database)
+            assert (number, found) == (number, (1, True))
+
+
+@pytest.mark.parametrize("database", ["psycopg"], indirect=True)
+def test_with_clocks_compared_one_of_five_rounds_fails(
+    wrong_callers: Callers, network: Network, database: Database
+) -> None:
+    asyncio.run(_sign_in(network, database))
+    place = database.place(
+        base_url=LOOPBACK_URL, plc_url=network.plc.origin, fault="clocks compared"
+    )
+    with wrong_callers.at(place):
+        found = [_accepted(wrong_callers, network, database)]
+        while found[-1] == (1, True) and len(found) < 5:
+            found.append(_accepted(wrong_callers, network, database))
+    assert found[-1] != (1, True)
 
 
 # --- The reference server ---

@@ -17,7 +17,7 @@ from atproto_oauth_asgi.testing.faults import Faults
 from atproto_oauth_asgi.testing.request_log import RequestRecord, sha256_hex
 from atproto_oauth_asgi.testing.sessions import Session
 from atproto_oauth_asgi.testing.web import ConnectionDropped, JSONObject, OAuthRefusal
-from tests.chaos.app_worker import TIMING
+from tests.chaos.app_worker import TIMING, jti_of
 
 #: Of 60 seconds, 40: late, but in time.
 SLOW = TIMING.post * 40 / 60
@@ -25,11 +25,15 @@ HANG = TIMING.post + TIMING.late_answer + 0.5
 
 
 @dataclass(slots=True, kw_only=True)
-class Rotation:
-    """Is one refresh that was processed; times are by the wall clock."""
+class TokenRequest:
+    """Is one refresh that arrived; times are by the wall clock."""
 
+    #: The `jti` of its proof, which its worker announced.
+    proof: str
     arrived: float
-    processed: float
+    slow: bool = False
+    #: When the server gave new tokens for it, if it did.
+    processed: float | None = None
     dropped: bool = False
 
 
@@ -38,7 +42,9 @@ class Grant:
     """Is one session of the authorization server."""
 
     did: str
-    rotations: list[Rotation] = field(default_factory=list[Rotation])
+    #: Every refresh that was looked at, and those that were given new tokens.
+    requests: list[TokenRequest] = field(default_factory=list[TokenRequest])
+    rotations: list[TokenRequest] = field(default_factory=list[TokenRequest])
     #: The token that was given last, as the log names it.
     token: str = ""
     revoked: bool = False
@@ -47,37 +53,39 @@ class Grant:
 class TokenTrouble(Faults):
     """Lets something go wrong with token requests, at random, for as long as it may."""
 
-    def __init__(self, seed: str) -> None:
+    def __init__(self, seed: str, slow: float) -> None:
         super().__init__()
         self._random = random.Random(seed)
+        self._slow = slow
         self.active = True
         self.count: Counter[str] = Counter()
-        self.arrivals: dict[asyncio.Task[Any] | None, float] = {}
-        self.rotations: dict[asyncio.Task[Any] | None, Rotation] = {}
+        #: What each task of the server is about.
+        self.proofs: dict[asyncio.Task[Any] | None, str] = {}
+        self.requests: dict[asyncio.Task[Any] | None, TokenRequest] = {}
 
     async def before(self, grant: str | None) -> None:
-        self.arrivals[asyncio.current_task()] = time.time()
+        task = asyncio.current_task()
+        request = TokenRequest(proof=self.proofs.get(task, ""), arrived=time.time())
+        self.requests[task] = request
         roll = self._random.random() if self.active else 1.0
         if roll < 0.02:
-            self.count["slow"] += 1
-            await asyncio.sleep(SLOW)
-        elif roll < 0.04:
             self.count["hang"] += 1
             await asyncio.sleep(HANG)
             raise OAuthRefusal("server_error", "Too late", status=500)
-        elif roll < 0.08:
+        if grant == "refresh_token" and roll > 1 - self._slow and self.active:
+            self.count["slow"] += 1
+            request.slow = True
+            await asyncio.sleep(SLOW)
+        elif roll < 0.06:
             self.count["500"] += 1
             raise OAuthRefusal("server_error", "Server error", status=500)
         await super().before(grant)
 
     async def after(self, grant: str | None, *, succeeded: bool) -> None:
-        task = asyncio.current_task()
-        self.arrivals.pop(task, None)
-        rotation = self.rotations.pop(task, None)
+        request = self.requests[asyncio.current_task()]
         if succeeded and self.active and self._random.random() < 0.02:
             self.count["drop"] += 1
-            if rotation is not None:
-                rotation.dropped = True
+            request.dropped = True
             raise ConnectionDropped
         await super().after(grant, succeeded=succeeded)
 
@@ -88,11 +96,14 @@ class Witness:
     def __init__(self, network: Network, trouble: TokenTrouble, patch: pytest.MonkeyPatch) -> None:
         self.grants: dict[str, Grant] = {}
         self.records: list[RequestRecord] = []
+        #: Refreshes that came as far as being looked at, or were made to fail instead.
+        self.refreshing: list[TokenRequest] = []
         server = network.host.authorization_server
         sessions = server.sessions
         start: Any = sessions.start
         refresh: Any = sessions.refresh
         add = network.log.add
+        check: Any = server._verifier.check
 
         def starting(**what: Any) -> tuple[Session, JSONObject]:
             session, body = start(**what)
@@ -102,15 +113,25 @@ class Witness:
 
         def refreshing(session: Session, **what: Any) -> JSONObject:
             body: JSONObject = refresh(session, **what)
-            task, now = asyncio.current_task(), time.time()
-            rotation = Rotation(arrived=trouble.arrivals.get(task, now), processed=now)
-            trouble.rotations[task] = rotation
+            request = trouble.requests[asyncio.current_task()]
+            request.processed = time.time()
             grant = self.grants[session.id]
-            grant.rotations.append(rotation)
+            grant.rotations.append(request)
             grant.token = sha256_hex(str(body["refresh_token"]))
             return body
 
+        def checking(*, proofs: list[str], **what: Any) -> object:
+            if proofs:
+                trouble.proofs[asyncio.current_task()] = jti_of(proofs[0])
+            return check(proofs=proofs, **what)
+
         def adding(record: RequestRecord) -> None:
+            request = trouble.requests.pop(asyncio.current_task(), None)
+            trouble.proofs.pop(asyncio.current_task(), None)
+            if record.name == "refresh_token" and request is not None:
+                self.refreshing.append(request)
+                if record.session_id in self.grants:
+                    self.grants[record.session_id].requests.append(request)
             if record.endpoint in {"token", "revoke"}:
                 self.records.append(record)
             if record.endpoint == "revoke" and record.session_id in self.grants:
@@ -118,6 +139,7 @@ class Witness:
             add(record)
 
         patch.setattr(server, "_faults", trouble)
+        patch.setattr(server._verifier, "check", checking)
         patch.setattr(sessions, "start", starting)
         patch.setattr(sessions, "refresh", refreshing)
         patch.setattr(network.log, "add", adding)
