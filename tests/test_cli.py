@@ -13,6 +13,7 @@ import pytest
 
 from atproto_oauth_asgi import cli
 from atproto_oauth_asgi.cli import FAILED, OK, USAGE, main
+from atproto_oauth_asgi_stores.tables import SCHEMA_HEAD
 
 
 @pytest.fixture
@@ -39,13 +40,13 @@ def test_tables_are_made_checked_and_named(url: str, output: pytest.CaptureFixtu
     assert output.readouterr().out == "none\n"
 
     assert main(["db", "upgrade"]) == OK
-    assert "now at aoa_0001" in output.readouterr().out
+    assert f"now at {SCHEMA_HEAD}" in output.readouterr().out
     assert main(["db", "upgrade"]) == OK
     assert main(["db", "check"]) == OK
     output.readouterr()
 
     assert main(["db", "current"]) == OK
-    assert output.readouterr() == ("aoa_0001\n", "")
+    assert output.readouterr() == (f"{SCHEMA_HEAD}\n", "")
 
 
 def test_missing_tables_fail_the_check_and_name_the_command(
@@ -98,8 +99,8 @@ def test_tables_are_taken_back_and_stamped(url: str, output: pytest.CaptureFixtu
     assert main(["db", "current"]) == OK
     assert output.readouterr().out == "none\n"
 
-    assert main(["db", "stamp", "aoa_0001"]) == OK
-    assert output.readouterr().out == "The tables are now at aoa_0001.\n"
+    assert main(["db", "stamp", SCHEMA_HEAD]) == OK
+    assert output.readouterr().out == f"The tables are now at {SCHEMA_HEAD}.\n"
     assert main(["db", "check"]) == FAILED
     assert "atproto_oauth_session" in output.readouterr().err
 
@@ -141,7 +142,7 @@ def test_sql_is_printed_for_any_database_there_and_back(
 
     assert main(["db", "sql", "--dialect", dialect]) == OK
     assert "CREATE TABLE atproto_oauth_session" in output.readouterr().out
-    back = ["--from", "aoa_0001", "--to", "base"]
+    back = ["--from", SCHEMA_HEAD, "--to", "base"]
     assert main(["db", "sql", "--dialect", dialect, *back]) == OK
     assert "DROP TABLE atproto_oauth_session" in output.readouterr().out
 
@@ -272,4 +273,4 @@ def test_the_program_runs_and_says_how_it_is_used(tmp_path: Path) -> None:
     )
 
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "The tables are now at aoa_0001.\n"
+    assert done.stdout == f"The tables are now at {SCHEMA_HEAD}.\n"

@@ -6,6 +6,7 @@ Transactions write the browser's row first: two that concern one browser take tu
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
@@ -183,7 +184,10 @@ class Sessions(Database):
             if wanted is not None:
                 query = query.where(column == wanted)
         if where.refreshed_before_ms is not None:
-            query = query.where(row.refreshed <= now_ms() - where.refreshed_before_ms)
+            # PostgreSQL looks no time up in an index that it reads anew for each row.
+            ((now,),) = await self.rows(sa.select(now_ms()))
+            until = cast("int", now) - where.refreshed_before_ms
+            query = query.where(row.refreshed <= until)
         if after is not None:
             query = query.where(row.id > after)
         found = await self.rows(query.order_by(row.id).limit(max(limit, 0)))

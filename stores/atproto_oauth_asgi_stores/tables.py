@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from atproto_oauth_asgi_stores.types import MYSQL, Ident, digest, sealed
 
 #: The revision that these tables are at; a test compares it with the migrations.
-SCHEMA_HEAD = "aoa_0001"
+SCHEMA_HEAD = "aoa_0002"
 #: The oldest revision that this version works with: while a deployment rolls, the new processes
 #: may start before the migration.
 SCHEMA_MINIMUM = "aoa_0001"
@@ -114,6 +114,8 @@ def tables_in(schema: str | None = None) -> Tables:
         # The purge asks for unended rows past their end, and ended ones stay for long.
         sa.Index("ix_atproto_oauth_session_status_expires", "status", "expires"),
         sa.Index("ix_atproto_oauth_session_ended_at", "ended_at"),
+        # Keeping sessions alive asks for active ones that were not refreshed for long.
+        sa.Index("ix_atproto_oauth_session_status_refreshed", "status", "refreshed"),
         **MYSQL,
     )
     return Tables(metadata=metadata, one_time=one_time, browser=browser, session=session)

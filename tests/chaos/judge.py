@@ -56,13 +56,16 @@ class Judge:
         self._told = told
         self._ended_at = ended_at
         self._verdict = Verdict()
-        #: By the proof of the request that each announced.
+        #: By the proof of the request that each announced, and by what it was announced for.
         self._marks: dict[str, Entry] = {}
+        self._announced: dict[tuple[str, int], list[Entry]] = {}
+        self._arrived = {one.proof for one in witness.refreshing}
         self._commits: dict[tuple[str, int, int], float] = {}
         for line in journal.read_text().splitlines():
             entry: Entry = json.loads(line)
             if entry["what"] == "mark":
                 self._marks[entry["proof"]] = entry
+                self._announced.setdefault((entry["session"], entry["version"]), []).append(entry)
             else:
                 self._commits[entry["session"], entry["version"], entry["pid"]] = entry["at"]
 
@@ -78,7 +81,8 @@ class Judge:
             verdict.endings[row.ended_reason or row.status] += 1
             self._look_at(row, grants[0])
             if row.did in self._told.signed_out and row.status == "active":
-                self._object(row, "was not ended, yet its person was told that nobody is there")
+                trace = self._told.signed_out[row.did]
+                self._object(row, f"was not ended, yet its person was signed out: {trace}")
         for grant in self._witness.grants.values():
             if grant.did not in seen and grant.rotations:
                 verdict.violations.append(f"{grant.did} was refreshed and has no row")
@@ -137,7 +141,7 @@ class Judge:
 
     def _look_at_replayed(self, row: SessionRecord, grant: Grant) -> None:
         """Every rotation was stored: then either it was revoked, or a late request came after."""
-        if grant.revoked and self._witness.unanswered(grant.token):
+        if grant.revoked and (self._witness.unanswered(grant.token) or self._never_sent(row)):
             self._verdict.misnamed += 1
             return
         late = {self._excuse(one) for one in grant.requests if one.processed is None}
@@ -145,6 +149,23 @@ class Judge:
             self._verdict.excuses["replayed by one that was paused or killed"] += 1
         else:
             self._object(row, "ended as lost_rotation, and no rotation was lost")
+
+    def _never_sent(self, row: SessionRecord) -> bool:
+        """Tell whether a worker was killed or paused between announcing a request and sending it.
+
+        Nobody can know then that the token was not spent, but for the server's log.
+        """
+        return any(
+            mark["proof"] not in self._arrived
+            and (
+                mark["at"] <= self._workers.killed.get(mark["pid"], 0.0) <= mark["at"] + OVER
+                or any(
+                    began <= mark["at"] + TIMING.mark_to_send and ended >= mark["at"]
+                    for began, ended in self._workers.pauses.get(mark["pid"], [])
+                )
+            )
+            for mark in self._announced.get((row.id, row.version), [])
+        )
 
     def _excuse(self, request: TokenRequest) -> str | None:
         """Tell what the harness did to a request, or to the worker that sent it."""

@@ -28,8 +28,8 @@ class Told:
     statuses: Counter[str] = field(default_factory=Counter[str])
     #: Those who asked to be signed out, and when they did first, by the wall clock.
     left: dict[str, float] = field(default_factory=dict[str, float])
-    #: Those who were told that nobody is signed in, and were not asked.
-    signed_out: set[str] = field(default_factory=set[str])
+    #: Those who were told that nobody is signed in, and were not asked, and what came before.
+    signed_out: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
     wrong: list[str] = field(default_factory=list[str])
 
 
@@ -54,6 +54,7 @@ class Person:
         self._random = random.Random(seed)
         self._leaving = leaving
         self._mine: set[str] = set()
+        self._trace: list[str] = []
         #: Handle and DID of the account that the app confirmed.
         self._now: tuple[str, str] | None = None
 
@@ -99,18 +100,26 @@ class Person:
         # The answer may come to another worker, and a browser may ask twice.
         self._mine.add(did)
         others = [self._workers.any() for _ in range(self._random.choice((1, 1, 1, 2)))]
-        answers = await asyncio.gather(
-            *(
-                browser.get(f"{one.url}{back.path}?{back.query}", headers={"accept": "text/html"})
-                for one in others
-                if one is not None
-            ),
-            return_exceptions=True,
-        )
-        for answer in answers:
+        urls = [f"{one.url}{back.path}?{back.query}" for one in others if one is not None]
+        # Who reloads a page sees the last answer, and takes no cookies from those before.
+        async with httpx.AsyncClient(
+            headers=browser.headers,
+            cookies=httpx.Cookies(browser.cookies),
+            timeout=browser.timeout,
+            trust_env=False,
+        ) as reloaded:
+            answers = await asyncio.gather(
+                *(reloaded.get(url, headers={"accept": "text/html"}) for url in urls[:-1]),
+                *(browser.get(url, headers={"accept": "text/html"}) for url in urls[-1:]),
+                return_exceptions=True,
+            )
+        for number, answer in enumerate(answers, 1):
             if isinstance(answer, httpx.Response):
                 self._count("callback", answer)
-                if answer.headers.get("location") in {LOOPBACK_URL, f"{LOOPBACK_URL}/"}:
+                if number == len(answers) and answer.headers.get("location") in {
+                    LOOPBACK_URL,
+                    f"{LOOPBACK_URL}/",
+                }:
                     self._now = handle, did
             elif not isinstance(answer, httpx.TransportError):
                 raise answer
@@ -143,7 +152,7 @@ class Person:
     def _look_at(self, answer: httpx.Response) -> None:
         self._count("call", answer)
         if answer.status_code == 401 and self._now is not None:
-            self._told.signed_out.add(self._now[1])
+            self._told.signed_out[self._now[1]] = self._trace[-12:]
             self._now = None
         elif answer.status_code == 200:
             body: dict[str, str] = answer.json()
@@ -151,6 +160,7 @@ class Person:
                 self._told.wrong.append(f"somebody was served as {body}, who is none of them")
 
     def _count(self, operation: str, answer: httpx.Response) -> None:
+        self._trace.append(f"{time.time():.3f} {operation} {answer.status_code}")
         self._told.operations[operation] += 1
         self._told.statuses[f"{operation} {answer.status_code}"] += 1
         if answer.status_code == 500:

@@ -115,7 +115,7 @@ def test_the_sql_can_be_printed_without_a_database(dialect: str) -> None:
     sql(dialect, out)
 
     assert "CREATE TABLE atproto_oauth_session" in out.getvalue()
-    assert f"('{SCHEMA_HEAD}')" in out.getvalue()
+    assert f"'{SCHEMA_HEAD}'" in out.getvalue()
 
 
 def test_the_tables_go_into_the_schema_that_is_asked_for() -> None:

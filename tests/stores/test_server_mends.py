@@ -15,6 +15,7 @@ from atproto_oauth_asgi.errors import (
 )
 from atproto_oauth_asgi.testing.conformance_base import browser, hashed, one_time, session
 from atproto_oauth_asgi_stores import SQLStore
+from atproto_oauth_asgi_stores.tables import SCHEMA_HEAD
 from tests.stores.places import Place
 
 pytestmark = pytest.mark.anyio
@@ -85,7 +86,7 @@ async def test_tables_of_another_age(
             with pytest.raises(error, match="db upgrade"):
                 await store.open()
     finally:
-        revision("aoa_0001")
+        revision(SCHEMA_HEAD)
 
 
 async def test_a_database_that_may_only_be_read(place: Place, store: SQLStore) -> None:

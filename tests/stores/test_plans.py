@@ -1,4 +1,4 @@
-"""What the purge asks of PostgreSQL, it finds by an index."""
+"""What the purge and keep-alive ask of PostgreSQL, they find by an index."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import time
 import psycopg
 import pytest
 
+from atproto_oauth_asgi.keep_alive import IDLE
+from atproto_oauth_asgi.refresh_timing import milliseconds
+from atproto_oauth_asgi.store import SessionFilter
 from bench.rows import Place
 from tests.databases import Server
 
@@ -22,6 +25,15 @@ async def test_a_purge_reads_no_row_that_is_not_over(postgresql: Server) -> None
     place = await Place.filled(postgresql, 3_000)
     before = _rows_read(place)
     await place.purge({})
+    await place.store.aclose()
+    assert _rows_read(place) == before
+
+
+async def test_keep_alive_reads_no_session_that_was_refreshed_lately(postgresql: Server) -> None:
+    place = await Place.filled(postgresql, 3_000)
+    before = _rows_read(place)
+    idle = SessionFilter(status="active", refreshed_before_ms=milliseconds(IDLE))
+    assert await place.store.list_sessions(idle, after="0", limit=20) == []
     await place.store.aclose()
     assert _rows_read(place) == before
 
