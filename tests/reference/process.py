@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Self
 
-from tests.reference.install import Installed
+from tests.reference.install import Installed, compile_cache
 
 _START_SECONDS = 50.0
 _STOP_SECONDS = 5.0
@@ -49,7 +49,7 @@ class NodeProcess:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                env={**os.environ, **_compile_cache(installed), **environment},
+                env={**os.environ, **compile_cache(installed.scripts.parent), **environment},
             )
             try:
                 assert process.stdin is not None
@@ -81,10 +81,6 @@ class NodeProcess:
     def kill(self) -> None:
         """End the server as a crash would."""
         _end(self._process, 0)
-
-
-def _compile_cache(installed: Installed) -> dict[str, str]:
-    return {"NODE_COMPILE_CACHE": str(installed.scripts.parent / "compile-cache")}
 
 
 def _first_line(process: subprocess.Popen[bytes]) -> bytes:
