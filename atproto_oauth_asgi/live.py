@@ -218,8 +218,11 @@ class LiveSession:
 
     def due(self, window: float) -> bool:
         """Say whether the access token is in its refresh window, a refresh allowed or not."""
-        return self.tokens.refresh_token is not None and self.remaining <= min(
-            window, self.life / 5
+        remaining = self.remaining
+        return (
+            remaining <= window
+            and remaining <= self.life / 5
+            and self.tokens.refresh_token is not None
         )
 
     def suspect(self) -> bool:

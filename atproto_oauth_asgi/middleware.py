@@ -12,6 +12,7 @@ from atproto_oauth_asgi.cross_site import may_attach
 from atproto_oauth_asgi.errors import ATProtoOAuthError, ConfigurationError, StoreUnavailable
 from atproto_oauth_asgi.lifespan import Lifespan
 from atproto_oauth_asgi.oauth import ATProtoOAuth
+from atproto_oauth_asgi.runtime import Runtime
 from atproto_oauth_asgi.session import OAuthSession
 from atproto_oauth_asgi.socket_end import SocketEnd
 
@@ -60,13 +61,13 @@ class ATProtoOAuthMiddleware:
         runtime = self.oauth.runtime()
         before = runtime.arrive()
         try:
-            session = await self._session(scope, cookie, place)
+            session = await self._session(scope, cookie, place, runtime)
             await self._call(attach(scope, session, place), receive, send, place)
         finally:
             await runtime.depart(before)
 
     async def _session(
-        self, scope: Scope, cookie: str, place: Place
+        self, scope: Scope, cookie: str, place: Place, runtime: Runtime
     ) -> OAuthSession | StoreUnavailable | None:
         oauth = self.oauth
         headers: dict[bytes, bytes] = dict(scope["headers"])
@@ -76,7 +77,8 @@ class ATProtoOAuthMiddleware:
             return None
         fresh = method not in _READS or headers.get(b"sec-fetch-mode") == b"navigate"
         try:
-            runtime = await oauth.open()
+            if not runtime.opened:
+                await oauth.open()
             live, place.hint = await runtime.sessions.by_cookie(cookie, fresh=fresh)
         except StoreUnavailable as exc:
             # Never anonymous: the accessors say that nobody can say.
