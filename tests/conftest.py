@@ -3,11 +3,19 @@ from __future__ import annotations
 import pytest
 from hypothesis import settings
 
+from tests.rings import is_fast
+
 pytest_plugins = ["tests.databases"]
 
 # A slow machine is no finding; the per-test timeout ends what really hangs.
 settings.register_profile("project", deadline=None)
 settings.load_profile("project")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if is_fast(item.path) and not item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.fast)
 
 
 @pytest.fixture(scope="session")

@@ -4,9 +4,31 @@ from __future__ import annotations
 
 import os
 import shutil
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
+
+HERE = Path(__file__).parent
+_FAST_FOLDERS = ("app", "network", "parity", "refresh")
+#: They start processes, or servers that other processes meet.
+_NOT_FAST = (
+    *("test_bench.py", "test_cli.py", "test_housekeeping.py", "test_operator_cli.py"),
+    *("test_packaging.py", "test_plugins.py", "test_readme.py", "test_rekey.py"),
+    *("test_rekey_running.py", "refresh/test_killed.py", "refresh/test_many_requests.py"),
+)
+
+
+def is_fast(path: Path) -> bool:
+    """Tell whether a test belongs to the ring for every change: in process, no servers, no browser.
+
+    It is the core, the middleware, the refresh and the embedded network.
+    """
+    if HERE not in path.parents:
+        return False
+    inside = path.relative_to(HERE)
+    folder = inside.parts[0] if len(inside.parts) > 1 else None
+    return (folder is None or folder in _FAST_FOLDERS) and inside.as_posix() not in _NOT_FAST
 
 
 def all_rings_required() -> bool:
