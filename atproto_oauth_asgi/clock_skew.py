@@ -36,7 +36,7 @@ class Clocks:
 
     def learn(self, origin: str, headers: httpx.Headers) -> bool:
         """Take the time from a refusal; say whether the same request may succeed with it."""
-        seconds = _seconds(headers)
+        seconds = http_date(headers, "date")
         if seconds is None:
             return False
         offset = round(seconds - time.time())
@@ -50,8 +50,9 @@ class Clocks:
         return True
 
 
-def _seconds(headers: httpx.Headers) -> float | None:
-    values = headers.get_list("date")
+def http_date(headers: httpx.Headers, name: str) -> float | None:
+    """Return the date of a header as seconds since 1970; None without exactly one."""
+    values = headers.get_list(name)
     if len(values) != 1:
         return None
     try:

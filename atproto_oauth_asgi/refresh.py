@@ -29,6 +29,7 @@ from math import inf
 import httpx
 
 from atproto_oauth_asgi.authorization_server import ASAnswer, ClientIdentity, Learnt, attempt
+from atproto_oauth_asgi.clock_skew import http_date
 from atproto_oauth_asgi.commit import Committer
 from atproto_oauth_asgi.discovery import Discovery
 from atproto_oauth_asgi.errors import (
@@ -387,5 +388,10 @@ def _jti_reused(answer: ASAnswer) -> bool:
 
 
 def _retry_after(answer: ASAnswer) -> float | None:
-    value = answer.answer.headers.get("retry-after", "")
-    return float(value) if _SECONDS.fullmatch(value) else None
+    headers = answer.answer.headers
+    value = headers.get("retry-after", "")
+    if _SECONDS.fullmatch(value):
+        return float(value)
+    # Or a date (RFC 9110 §10.2.3), by the server's own clock where it shows that.
+    until, now = http_date(headers, "retry-after"), http_date(headers, "date")
+    return None if until is None else until - (time.time() if now is None else now)

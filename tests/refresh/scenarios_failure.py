@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
+from email.utils import formatdate
 
 from atproto_oauth_asgi.errors import ATProtoOAuthError, SessionRevoked
 from atproto_oauth_asgi.testing.web import Answer
@@ -63,6 +65,25 @@ async def a_server_may_ask_for_more_patience() -> None:
         assert await _fail(here, one, retry_after=120) == 120
         assert await _fail(here, one, retry_after=90_000) == 300
         assert here.row.status == "active"
+
+
+@shows("6.7.retry-after", without=("Retry-After is ignored",))
+async def a_server_may_ask_for_patience_until_a_date() -> None:
+    # By its own clock, where it shows one.
+    for ahead, shown, pause in ((0, False, 120), (3600, True, 120), (0, True, -60)):
+
+        def busy(_: Answer, ahead: int = ahead, shown: bool = shown, pause: int = pause) -> Answer:
+            now = time.time() + ahead
+            headers = [("retry-after", formatdate(now + pause, usegmt=True))]
+            if shown:
+                headers.append(("date", formatdate(now, usegmt=True)))
+            return Answer(status=503, headers=tuple(headers), body=b"busy")
+
+        async with fleet() as here, here.worker() as one:
+            with here.network.alter("/oauth/token", busy):
+                await one.refresh()
+            assert abs(_pause(here) - max(1, pause)) <= 1
+            assert here.row.failures == 1
 
 
 # --- invalid_grant ---
