@@ -91,12 +91,7 @@ def _engine(
         pool_timeout=POOL_TIMEOUT,
         pool_recycle=RECYCLE,
     )
-    text = _POSTGRESQL if url.get_backend_name() == "postgresql" else _MYSQL
-    limits = text.format(
-        lock=MIGRATION_PATIENCE if patient else int(LOCK_TIMEOUT),
-        statement=0 if patient else STATEMENT_TIMEOUT,
-        idle=0 if patient else STATEMENT_TIMEOUT,
-    )
+    limits = limits_of(url.get_backend_name(), patient=patient)
 
     def limit(connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:
         cursor = connection.cursor()
@@ -108,3 +103,13 @@ def _engine(
     if url.get_backend_name() in {"postgresql", "mysql", "mariadb"}:
         event.listen(engine.sync_engine, "connect", limit)
     return engine
+
+
+def limits_of(backend: str, *, patient: bool) -> str:
+    """Return the statement that a new connection of a backend begins with."""
+    text = _POSTGRESQL if backend == "postgresql" else _MYSQL
+    return text.format(
+        lock=MIGRATION_PATIENCE if patient else int(LOCK_TIMEOUT),
+        statement=0 if patient else STATEMENT_TIMEOUT,
+        idle=0 if patient else STATEMENT_TIMEOUT,
+    )

@@ -83,7 +83,7 @@ class Caller:
         try:
             return (await self._session.get(GET_SESSION)).status_code
         except ATProtoOAuthError as exc:
-            return exc.code
+            return f"{exc.code}: {exc} ({exc.__cause__!r})"
 
 
 def set_clock(ahead: float) -> None:

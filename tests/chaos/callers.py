@@ -79,4 +79,5 @@ def started(clocks: tuple[float, ...] = (0.0,) * PROCESSES) -> Generator[Callers
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.communicate(timeout=10)
             process.kill()
-            process.wait()
+            # Closes the pipes, too.
+            process.communicate()
