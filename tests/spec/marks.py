@@ -7,7 +7,13 @@ from collections import defaultdict
 import pytest
 
 #: Rings that a planted fault does not wait for.
-SLOW = ("tests/browser/", "tests/chaos/", "tests/examples/", "tests/migrations/")
+SLOW = (
+    "tests/browser/",
+    "tests/chaos/",
+    "tests/examples/",
+    "tests/migrations/",
+    "tests/reference/",
+)
 RINGS = ("reference", "browser", "slow")
 
 
@@ -40,7 +46,12 @@ class Only:
         self._rule = rule
         self._names = names
         self.failed: list[str] = []
+        self.broken: list[str] = []
         self.ran = 0
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.failed:
+            self.broken.append(report.nodeid)
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         items[:] = [item for item in items if self._wanted(item)]

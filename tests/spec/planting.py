@@ -24,7 +24,7 @@ from types import CodeType, ModuleType
 
 import pytest
 
-from tests.spec.marks import Only
+from tests.spec.marks import SLOW, Only
 from tests.spec.rules import FAULTS, ROOT, Fault, module_name
 
 #: What the tests import from elsewhere: loaded once, before the processes are forked. Nothing of
@@ -110,12 +110,14 @@ def _try(fault: Fault) -> Outcome:
         finder = _Finder(fault)
     except LookupError as exc:
         return Outcome(fault.name, trouble=str(exc))
-    files = files_of(fault.rule, fault.tests)
+    files = [file for file in files_of(fault.rule, fault.tests) if not file.startswith(SLOW)]
     if not files:
         return Outcome(fault.name, trouble=f"no test in {fault.tests} carries {fault.rule}")
     sys.meta_path.insert(0, finder)
     only = Only(rule=fault.rule)
     status = _run(only, files, stop=True)
+    if only.broken:
+        return Outcome(fault.name, trouble=f"cannot be collected: {', '.join(only.broken)}")
     if not finder.loaded:
         return Outcome(fault.name, trouble="the tests do not import what was changed")
     if status not in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}:
@@ -124,6 +126,8 @@ def _try(fault: Fault) -> Outcome:
 
 
 def _control(names: frozenset[str]) -> Outcome:
+    if not names:
+        return Outcome("")
     only = Only(names=names)
     _run(only, sorted({name.partition("::")[0] for name in names}), stop=False)
     missing = len(names) - only.ran
