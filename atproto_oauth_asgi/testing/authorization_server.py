@@ -17,6 +17,7 @@ from atproto_oauth_asgi.testing.client_authentication import ClientAuth, ClientA
 from atproto_oauth_asgi.testing.client_metadata import ClientMetadata
 from atproto_oauth_asgi.testing.client_registry import ClientRegistry
 from atproto_oauth_asgi.testing.consents import Consents
+from atproto_oauth_asgi.testing.devices import Devices
 from atproto_oauth_asgi.testing.dpop_verifier import DPoPRefused, DPoPVerifier, Proof, challenge
 from atproto_oauth_asgi.testing.faults import Faults
 from atproto_oauth_asgi.testing.permission_sets import PermissionSets
@@ -77,6 +78,7 @@ class AuthorizationServer:
         self.sessions = Sessions(issuer=issuer, clock=clock, token_life=token_life)
         self.registry = registry
         self.consents = Consents()
+        self.devices = Devices(issuer=issuer, clock=clock)
         self._issuer = issuer
         self._verifier = verifier
         self._faults = faults
@@ -201,7 +203,11 @@ class AuthorizationServer:
             raise OAuthRefusal("invalid_grant", "Invalid code: " + "; ".join(problems))
         request = self.requests.take_code(code)
         if request is None:
-            trace.session_id = self.sessions.end_by_code(code)
+            replayed = self.sessions.end_by_code(code)
+            if replayed is not None:
+                trace.session_id = replayed.id
+                # Whoever has the code may have been at the browser too.
+                self.devices.forget(replayed.device, replayed.did)
             raise OAuthRefusal("invalid_grant", "Invalid code")
         self._check_exchange(request, form, client, auth, jkt)
         session, body = self.sessions.start(
@@ -212,6 +218,7 @@ class AuthorizationServer:
             scope=request.scope,
             code=code,
             refreshable="refresh_token" in client.grant_types,
+            device=request.device,
         )
         trace.session_id = session.id
         return body

@@ -52,9 +52,9 @@ class Devices:
         self._remembered[device].pop(did, None)
         self._remembered[device][did] = self._clock()
 
-    def forget(self, device: str, did: str) -> None:
+    def forget(self, device: str | None, did: str) -> None:
         """Forget an account; nothing happens if it was not remembered."""
-        self._remembered.get(device, {}).pop(did, None)
+        self._remembered.get(device or "", {}).pop(did, None)
 
     def remembered(self, device: str) -> dict[str, bool]:
         """Return the remembered accounts, and whether each has to type its password again."""

@@ -10,7 +10,6 @@ from starlette.types import ASGIApp
 from atproto_oauth_asgi.testing.accounts import Account, Accounts
 from atproto_oauth_asgi.testing.authorization_server import AuthorizationServer
 from atproto_oauth_asgi.testing.client_registry import ClientRegistry
-from atproto_oauth_asgi.testing.devices import Devices
 from atproto_oauth_asgi.testing.dpop_verifier import ALGORITHMS, DPoPVerifier, NonceRotation
 from atproto_oauth_asgi.testing.faults import Faults
 from atproto_oauth_asgi.testing.interaction import Interaction
@@ -71,10 +70,7 @@ class Host:
         self.resources: list[Host] = [self] if pds else []
         if entryway is None:
             self.authorization_server = self._new_server(shared)
-            devices = Devices(issuer=self._current_origin, clock=shared.clock)
-            self.interaction = Interaction(
-                self.authorization_server, devices, self._sign_up(shared)
-            )
+            self.interaction = Interaction(self.authorization_server, self._sign_up(shared))
         else:
             self.authorization_server = entryway.authorization_server
             self.interaction = entryway.interaction

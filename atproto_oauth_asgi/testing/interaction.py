@@ -13,7 +13,6 @@ from atproto_oauth_asgi.testing.authorization_requests import (
 )
 from atproto_oauth_asgi.testing.authorization_server import AuthorizationServer
 from atproto_oauth_asgi.testing.consent_page import consent_page
-from atproto_oauth_asgi.testing.devices import Devices
 from atproto_oauth_asgi.testing.pages import error_page, redirect_answer
 from atproto_oauth_asgi.testing.permission_words import explain, optional_scopes
 from atproto_oauth_asgi.testing.sign_in_pages import (
@@ -41,11 +40,9 @@ _FORM = {**_NAVIGATION, "sec-fetch-site": ("same-origin",)}
 class Interaction:
     """Answers the pages of one authorization server. Forms are bound to the browser's cookie."""
 
-    def __init__(
-        self, server: AuthorizationServer, devices: Devices, create_account: CreateAccount
-    ) -> None:
+    def __init__(self, server: AuthorizationServer, create_account: CreateAccount) -> None:
         self._server = server
-        self._devices = devices
+        self._devices = server.devices
         self._sign_up = SignUp(server.accounts, create_account)
         #: Accounts made on the pages: their passwords are their owners'.
         self._own: set[str] = set()
@@ -208,9 +205,9 @@ class Interaction:
         page = self._form(pushed, device)
         if pushed.hint is not None:
             remembered = hinted(pushed, remembered)
-            chosen = pushed.prompt != "select_account" and remembered
-            if chosen and not chosen[0].login_required and step is None:
-                pushed.did = pushed.did or chosen[0].account.did
+            taken = step is None and pushed.prompt not in {"select_account", "create"}
+            if taken and remembered and not remembered[0].login_required:
+                pushed.did = pushed.did or remembered[0].account.did
         account = self._signed_in(pushed)
         if account is not None and account.status == "deactivated":
             return reactivate_page(page, account)
@@ -219,10 +216,8 @@ class Interaction:
             return consent_page(page, account, permissions=words, others=pushed.hint is None)
         if step == "sign-up" or (step is None and pushed.prompt == "create"):
             return handle_page(page)
-        select = pushed.hint is None or pushed.prompt == "select_account"
-        if remembered and step != "sign-in" and select:
-            accounts = [each.account for each in remembered]
-            return choice_page(page, remembered=accounts, others=pushed.hint is None)
+        if remembered and step != "sign-in" and pushed.hint is None:
+            return choice_page(page, remembered=[each.account for each in remembered])
         return self._ask_password(pushed, device, self._shown_hint(pushed))
 
     def _ask_password(

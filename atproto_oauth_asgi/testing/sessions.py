@@ -81,6 +81,8 @@ class Session:
     access_expires: float
     refreshable: bool
     code: str = field(repr=False)
+    #: The browser that the person consented in, if there was one.
+    device: str | None = None
     #: Name of the one access token that lives.
     token_id: str = field(default="", repr=False)
     refresh_token: str = field(default="", repr=False)
@@ -122,6 +124,7 @@ class Sessions:
         scope: str,
         code: str,
         refreshable: bool,
+        device: str | None = None,
     ) -> tuple[Session, JSONObject]:
         """Make a session and return it with the body of the token response."""
         while len(self._sessions) >= _MOST:
@@ -139,6 +142,7 @@ class Sessions:
             access_expires=now,
             refreshable=refreshable,
             code=code,
+            device=device,
         )
         self._sessions[session.id] = session
         self._by_code[code] = session.id
@@ -199,12 +203,12 @@ class Sessions:
         for token in (*session.spent, session.refresh_token):
             self._by_refresh.pop(token, None)
 
-    def end_by_code(self, code: str) -> str | None:
-        """Delete the session that a code made (RFC 6749 §4.1.2); return its id."""
-        session_id = self._by_code.get(code)
-        if session_id is not None:
-            self.end(session_id)
-        return session_id
+    def end_by_code(self, code: str) -> Session | None:
+        """Delete the session that a code made (RFC 6749 §4.1.2), and return it."""
+        session = self._sessions.get(self._by_code.get(code, ""))
+        if session is not None:
+            self.end(session.id)
+        return session
 
     def check_access_token(self, token: str) -> Session:
         """Return the session of a live access token.

@@ -99,7 +99,7 @@ def sign_in_page(
     return form.answer("Sign in", body, status=400 if problem else 200)
 
 
-def choice_page(form: Form, *, remembered: Sequence[Account], others: bool) -> Answer:
+def choice_page(form: Form, *, remembered: Sequence[Account]) -> Answer:
     """Return the page that offers the accounts remembered on this device."""
     rows = "".join(
         f'<li><div class="row">{form.open("choose")}'
@@ -115,7 +115,7 @@ def choice_page(form: Form, *, remembered: Sequence[Account], others: bool) -> A
     )
     body = (
         f'<p class="soft">to go on to <strong>{app_name(form.request)}</strong></p>'
-        f"<ul>{rows}</ul>{more if others else ''}{form.open('consent')}{CANCEL}</form>"
+        f"<ul>{rows}</ul>{more}{form.open('consent')}{CANCEL}</form>"
     )
     return form.answer("Choose an account", body)
 

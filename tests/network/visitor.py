@@ -42,6 +42,9 @@ class PageShown(HTMLParser):
         self.labels: dict[str, str] = {}
         self.text = ""
         self.title = ""
+        self.alert = ""
+        self.strong: list[str] = []
+        self._inside: set[str] = set()
         self._form: FormShown | None = None
         self._control: Control | None = None
         self._label: str | None = None
@@ -64,6 +67,11 @@ class PageShown(HTMLParser):
                 self._add_field(given, self._form)
             case "style" | "script" | "title":
                 self._hidden = tag
+            case "strong":
+                self.strong.append("")
+                self._inside.add(tag)
+            case "p" if given.get("role") == "alert":
+                self._inside.add("alert")
             case _:
                 pass
 
@@ -89,6 +97,10 @@ class PageShown(HTMLParser):
                 self._label = None
             case "style" | "script" | "title":
                 self._hidden = ""
+            case "strong":
+                self._inside.discard(tag)
+            case "p":
+                self._inside.discard("alert")
             case _:
                 pass
 
@@ -97,6 +109,10 @@ class PageShown(HTMLParser):
             self.title += data if self._hidden == "title" else ""
             return
         self.text += data
+        if "strong" in self._inside:
+            self.strong[-1] += data
+        if "alert" in self._inside:
+            self.alert += data
         if self._control is not None:
             self._control.name += data
         if self._label:

@@ -13,6 +13,7 @@ from atproto_oauth_asgi.testing import Network
 from atproto_oauth_asgi.testing import accounts as embedded
 from atproto_oauth_asgi.testing.host import Host
 from tests.network.walker import Clock
+from tests.parity.embedded_person import EmbeddedPerson
 from tests.parity.site import ClientSite
 from tests.parity.world import Account, PageShown, Permission, Variant
 
@@ -66,6 +67,13 @@ class EmbeddedWorld:
             return self.network.deny(url)
         except ValueError as exc:
             raise PageShown(400) from exc
+
+    async def person(self) -> EmbeddedPerson:
+        return EmbeddedPerson(self.http)
+
+    async def age_sign_ins(self, account: Account, seconds: float) -> None:
+        del account
+        self._clock.advance(seconds)
 
     async def deactivate(self, account: Account) -> None:
         self.network.account(account.did).status = "deactivated"

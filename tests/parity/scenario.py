@@ -11,6 +11,7 @@ from typing import cast
 import httpx
 
 from tests.parity.outcome import Outcome, of_answer, of_callback, steady
+from tests.parity.person import Seen
 from tests.parity.world import PageShown, Variant, World
 
 HERE = Path(__file__).parent
@@ -33,6 +34,11 @@ class Rows:
         """Keep a callback URL, and return it."""
         self._keep(name, of_callback(url, state, self._world.origins()))
         return url
+
+    def seen(self, name: str, seen: Seen, state: str | None) -> Seen:
+        """Keep what a person sees, and return it."""
+        self._keep(name, cast("Outcome", steady(seen.outcome(state), self._world.origins())))
+        return seen
 
     def effect(self, name: str, **facts: object) -> None:
         """Keep what can be seen of the servers afterwards."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import httpx
 
 from tests.network.walker import JSON
 from tests.parity.site import ClientSite
+
+if TYPE_CHECKING:
+    from tests.parity.person import Person
 
 #: `usual`: as servers run. `uncached`: client metadata and keys are fetched each time. `short`:
 #: access tokens live 2 s, a nonce interval is 1 s.
@@ -75,6 +78,14 @@ class World(Protocol):
 
     async def deny(self, url: str) -> str:
         """Open an authorization URL in a new browser and cancel; return the callback URL."""
+        ...
+
+    async def person(self) -> Person:
+        """Return somebody with a new browser."""
+        ...
+
+    async def age_sign_ins(self, account: Account, seconds: float) -> None:
+        """Let it be so much longer since the account typed its password."""
         ...
 
     async def deactivate(self, account: Account) -> None:

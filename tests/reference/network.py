@@ -248,6 +248,15 @@ class ReferenceNetwork:
             for statement in (requests, sessions):
                 database.execute(statement, {"shift": f"-{seconds} seconds"})
 
+    def age_sign_ins(self, did: str, seconds: float) -> None:
+        """Let it be longer since an account typed its password on the devices that know it."""
+        with self._database() as database:
+            database.execute(
+                "UPDATE account_device SET"
+                " updatedAt = strftime('%Y-%m-%dT%H:%M:%fZ', updatedAt, :shift) WHERE did = :did",
+                {"shift": f"-{seconds} seconds", "did": did},
+            )
+
     @contextlib.contextmanager
     def _database(self) -> Generator[sqlite3.Connection]:
         data = self._data or self._temporary

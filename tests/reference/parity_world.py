@@ -20,6 +20,7 @@ from tests.parity.world import Account, PageShown, Permission, Variant
 from tests.reference.conftest import ReferenceFactory
 from tests.reference.network import ADMIN_PASSWORD, ReferenceNetwork
 from tests.reference.network import Account as ReferenceAccount
+from tests.reference.parity_person import ReferencePerson
 from tests.reference.tls import CLIENT_HOST, ThrowawayCA
 from tests.reference.user import ApprovalRefused, HttpUser
 
@@ -54,6 +55,8 @@ class ReferenceWorld:
         self._start_second = start_second
         self._device = device
         self._others: list[str] = []
+        #: Whoever came with a browser, which is closed at the end.
+        self.persons: list[ReferencePerson] = []
 
     def now(self) -> float:
         return time.time()
@@ -97,6 +100,14 @@ class ReferenceWorld:
                 return await user.deny(url)
             except ApprovalRefused as exc:
                 raise PageShown(exc.status) from exc
+
+    async def person(self) -> ReferencePerson:
+        person = ReferencePerson()
+        self.persons.append(person)
+        return person
+
+    async def age_sign_ins(self, account: Account, seconds: float) -> None:
+        await anyio.to_thread.run_sync(self.network.age_sign_ins, account.did, seconds)
 
     async def deactivate(self, account: Account) -> None:
         await self._as_person(account, "com.atproto.server.deactivateAccount", {})
@@ -185,7 +196,10 @@ async def reference_world(
 ) -> AsyncGenerator[ReferenceWorld]:
     """Show a running network to one scenario."""
     async with httpx.AsyncClient(timeout=20, trust_env=False) as http:
-        yield ReferenceWorld(network, http, site, start_second, device)
+        world = ReferenceWorld(network, http, site, start_second, device)
+        yield world
+        for person in world.persons:
+            await person.user.aclose()
 
 
 class Played:

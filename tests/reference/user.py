@@ -12,11 +12,12 @@ _API = "/@atproto/oauth-provider/~api"
 class ApprovalRefused(Exception):
     """The authorization server answered a step of the person with an error."""
 
-    def __init__(self, status: int, error: str, description: str) -> None:
+    def __init__(self, status: int, error: str, description: str, reason: str = "") -> None:
         super().__init__(f"{status} {error}: {description}")
         self.status = status
         self.error = error
         self.description = description
+        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +25,7 @@ class SignedIn:
     """A person signed in on the authorization page; remembered when there is no token."""
 
     did: str
-    ephemeral_token: str | None = field(repr=False)
+    ephemeral_token: str | None = field(default=None, repr=False)
 
 
 class HttpUser:
@@ -43,6 +44,10 @@ class HttpUser:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the browser; what it remembers stays with `cookies`."""
         await self._http.aclose()
 
     async def approve(
@@ -107,6 +112,25 @@ class HttpUser:
         body = {"did": person.did} if scope is None else {"did": person.did, "scope": scope}
         return await self._leave(await self._call("/consent", body, person.ephemeral_token))
 
+    async def sign_up(self, handle: str, email: str, password: str) -> SignedIn:
+        """Make an account on the open page.
+
+        Raises `ApprovalRefused` when something about it is not possible.
+        """
+        await self._call("/verify-handle-availability", {"handle": handle})
+        fields = {"locale": "en", "handle": handle, "email": email, "password": password}
+        answer = await self._call("/sign-up", fields)
+        return SignedIn(did=answer["account"]["did"], ephemeral_token=answer.get("ephemeralToken"))
+
+    async def decide(self, person: SignedIn | None, *, scope: str | None = None) -> httpx.Response:
+        """Press authorize, or cancel as nobody, and return the answer that leads to the app."""
+        if person is None:
+            answer = await self._call("/reject", {})
+        else:
+            body = {"did": person.did} if scope is None else {"did": person.did, "scope": scope}
+            answer = await self._call("/consent", body, person.ephemeral_token)
+        return await self._navigate(answer["url"], site="same-origin")
+
     async def sign_out(self, did: str) -> None:
         """Make this device forget `did`, from the open page."""
         await self._call("/sign-out", {"did": did})
@@ -151,6 +175,7 @@ class HttpUser:
                 response.status_code,
                 str(answer.get("error", "")),
                 str(answer.get("error_description", "")),
+                str(answer.get("reason", "")),
             )
         return answer
 

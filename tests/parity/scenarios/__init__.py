@@ -22,6 +22,9 @@ from tests.parity.scenarios import (
     documents as documents,
 )
 from tests.parity.scenarios import (
+    prompts as prompts,
+)
+from tests.parity.scenarios import (
     proofs as proofs,
 )
 from tests.parity.scenarios import (
