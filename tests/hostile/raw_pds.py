@@ -24,6 +24,11 @@ class RawPDS:
     session: OAuthSession
     server: Server
 
+    def move_in(self) -> None:
+        """Let the server be the account's PDS; a refresh moves the account back."""
+        live = live_of(self.session)
+        live.tokens = replace(live.tokens, pds=self.server.url)
+
     @property
     def access_token(self) -> str:
         return live_of(self.session).tokens.access_token
@@ -35,6 +40,6 @@ async def raw_pds(respond: Respond | bytes) -> AsyncGenerator[RawPDS, None]:
     async with world() as here, serving(respond) as server:
         await here.login()
         async with here.oauth.session_for(here.did()) as session:
-            live = live_of(session)
-            live.tokens = replace(live.tokens, pds=server.url)
-            yield RawPDS(here, session, server)
+            pds = RawPDS(here, session, server)
+            pds.move_in()
+            yield pds
