@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tomllib
 import types
-from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.routing import WebSocketRoute
 from starlette.testclient import TestClient
-from starlette.types import ASGIApp
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 import atproto_oauth_asgi
@@ -356,16 +354,22 @@ def test_the_table_of_settings_is_right_and_whole() -> None:
 TESTING = claim("Testing your app", "python")
 
 
-async def test_the_test_for_your_app_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    def make_app(oauth: ATProtoOAuth) -> ASGIApp:
-        return ATProtoOAuthMiddleware(Starlette(), oauth=oauth)
+def test_the_test_for_your_app_passes(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(EXAMPLE, encoding="utf-8")
+    (tmp_path / "test_app.py").write_text(TESTING, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-W", "error"],
+        cwd=tmp_path,
+        env={name: text for name, text in os.environ.items() if not name.startswith("PYTEST")},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    written = TESTING[TESTING.index("def test_") :].strip().splitlines()
 
-    yours = types.ModuleType("app")
-    monkeypatch.setattr(yours, "make_app", make_app, raising=False)
-    monkeypatch.setitem(sys.modules, "app", yours)
-    names = await run(TESTING)
-    written: Callable[[], Any] = names["test_a_visitor_signs_in"]
-    await written()
+    assert "1 passed" in done.stdout, done.stdout + done.stderr
+    assert len(written) == 5
 
 
 DEVELOPMENT = claim("Working on it", "sh")

@@ -45,7 +45,7 @@ class Dev:
     def stop(self, end: signal.Signals) -> str:
         """Send a signal to the process alone; return what it said on stderr."""
         self.process.send_signal(end)
-        _, errors = self.process.communicate(timeout=20)
+        _, errors = self.process.communicate(timeout=120)
         return errors
 
     def left_behind(self) -> list[str]:

@@ -8,9 +8,13 @@ import sys
 from pathlib import Path
 
 import httpx
+import pytest
 
 from tests.dev.process import dev
 from tests.smoke.dev import sign_in
+
+# Processes take their time on a busy machine.
+pytestmark = pytest.mark.timeout(600)
 
 
 def test_it_is_the_demo_and_leaves_nothing_behind(tmp_path: Path) -> None:

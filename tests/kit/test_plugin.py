@@ -7,6 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+# Each starts Python anew, which takes its time on a busy machine.
+pytestmark = pytest.mark.timeout(600)
+
 ROOT = Path(__file__).parents[2]
 
 APP = """
@@ -37,7 +42,7 @@ def run(folder: Path, tests: str, *options: str, status: int = 0) -> str:
         env=clean,
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=300,
         check=False,
     )
     assert done.returncode == status, done.stdout + done.stderr

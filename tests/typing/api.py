@@ -7,12 +7,15 @@ from datetime import datetime
 from typing import Annotated, assert_type
 
 import httpx
+import httpx2
 from fastapi import Depends, FastAPI
+from fastapi.testclient import TestClient as FastAPIClient
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.testclient import TestClient
 from starlette.websockets import WebSocket
 
 from atproto_oauth_asgi import (
@@ -32,7 +35,18 @@ from atproto_oauth_asgi import (
 )
 from atproto_oauth_asgi.errors import InsufficientScope, SessionRevoked, XRPCError
 from atproto_oauth_asgi.identifiers import Did, Handle
+from atproto_oauth_asgi.net_policy import NetPolicy
 from atproto_oauth_asgi.sessions import Account
+from atproto_oauth_asgi.testing import Account as NetworkAccount
+from atproto_oauth_asgi.testing import (
+    Attachment,
+    LoginFailed,
+    Network,
+    deny,
+    login,
+    sign_out,
+    signed_in,
+)
 
 
 async def on_login(login: Login) -> Response | None:
@@ -145,3 +159,33 @@ async def app_wide(oauth: ATProtoOAuth, request: Request) -> None:
     await oauth.switch(request, "did:plc:x")
     async with oauth, oauth.session_for("did:plc:x", scopes="repo:*") as session:
         assert_type(session, OAuthSession)
+
+
+def kit(atproto_network: Network, app: FastAPI, oauth: ATProtoOAuth) -> None:
+    assert_type(atproto_network.attach(oauth), Attachment)
+    with atproto_network.attach(oauth, keep_store=True), atproto_network.outage():
+        pass
+    with oauth.override(net_policy=NetPolicy()):
+        pass
+    for client in (TestClient(app), FastAPIClient(app)):
+        assert_type(login(client, "alice.test"), NetworkAccount)
+        login(client, "https://pds.example", account="bob.test", scope="atproto", add=True)
+        login(client, "alice.test", granted="atproto", oauth=oauth)
+        assert_type(deny(client, "alice.test").status_code, int)
+        assert_type(sign_out(client), None)
+        assert_type(signed_in(client, did="did:plc:x", scopes=["repo:*"]), None)
+    with httpx.Client(base_url="http://127.0.0.1:8000") as served:
+        assert_type(login(served, "alice.test", oauth=oauth).did, str)
+    try:
+        login(TestClient(app), "bob.test")
+    except LoginFailed as exc:
+        assert_type(exc.code, str | None)
+        assert_type(exc.response.status_code, int)
+
+
+async def kit_awaited(client: httpx.AsyncClient, newer: httpx2.AsyncClient) -> None:
+    assert_type(await login(client, "alice.test"), NetworkAccount)
+    assert_type(await login(newer, "alice.test"), NetworkAccount)
+    assert_type((await deny(newer, "alice.test")).text, str)
+    await sign_out(client)
+    await signed_in(newer, did="did:plc:x")
