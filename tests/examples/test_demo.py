@@ -13,7 +13,7 @@ import pytest
 
 from atproto_oauth_asgi import ATProtoOAuth
 from atproto_oauth_asgi.testing import Network
-from atproto_oauth_asgi.testing.demo.posts import COLLECTION, LONGEST_POST
+from atproto_oauth_asgi.testing.demo.posts import COLLECTION, DELETE_SCOPE, LONGEST_POST
 from atproto_oauth_asgi.testing.demo.site import DEFAULTS, make_app
 from atproto_oauth_asgi.testing.web import Answer
 
@@ -29,25 +29,44 @@ class Demo:
     network: Network
     browser: httpx.AsyncClient
 
-    async def login(self, handle: str = "alice.test") -> None:
-        begun = await self.browser.post("/oauth/login", data={"identifier": handle}, headers=OURS)
-        back = self.network.approve(begun.headers["location"], handle)
+    async def login(
+        self, handle: str = "alice.test", *, granted: str | None = None, **fields: str
+    ) -> None:
+        form = {"identifier": handle, **fields}
+        begun = await self.browser.post("/oauth/login", data=form, headers=OURS)
+        back = self.network.approve(begun.headers["location"], handle, scope=granted)
         assert (await self.browser.get(back)).status_code == 303
 
     def posts(self, handle: str = "alice.test") -> list[str]:
+        return list(self.records(handle).values())
+
+    def keys(self) -> list[str]:
+        return list(self.records("alice.test"))
+
+    def records(self, handle: str) -> dict[str, str]:
+        """Return what the PDS holds: record key → text."""
         did = self.network.account(handle).did
         repository = self.network.host.pds.repository(did)
         found = repository.list(COLLECTION, limit=100, cursor=None, reverse=False)
-        return [str(record.value["text"]) for _, record in found]
+        return {key: str(record.value["text"]) for key, record in found}
 
 
 @asynccontextmanager
 async def running(
-    network: Network | None = None, scope: str = DEFAULTS["ATPROTO_OAUTH_SCOPE"]
+    network: Network | None = None,
+    scope: str = DEFAULTS["ATPROTO_OAUTH_SCOPE"],
+    *,
+    tricks: bool = False,
 ) -> AsyncGenerator[Demo]:
     network = network or Network()
-    oauth = ATProtoOAuth(BASE_URL, store="memory://", scope=scope, net_policy=network.policy())
-    transport = httpx.ASGITransport(make_app(oauth))
+    oauth = ATProtoOAuth(
+        BASE_URL,
+        store="memory://",
+        scope=scope,
+        optional_scope=DEFAULTS["ATPROTO_OAUTH_OPTIONAL_SCOPE"],
+        net_policy=network.policy(),
+    )
+    transport = httpx.ASGITransport(make_app(oauth, network=network if tricks else None))
     async with oauth, httpx.AsyncClient(transport=transport, base_url=BASE_URL) as browser:
         yield Demo(network, browser)
 
@@ -268,3 +287,71 @@ async def test_the_app_is_configured_by_the_environment(monkeypatch: pytest.Monk
 
     assert "Sign in to Another name" in page.text
     assert "repo:app.bsky.feed.post" in module.oauth.settings.scope
+
+
+async def test_deleting_takes_a_permission_of_its_own(demo: Demo) -> None:
+    await demo.login()
+    await demo.browser.post("/post", data={"text": "One"}, headers=OURS)
+    page = await demo.browser.get("/")
+    (key,) = demo.keys()
+    refused = await demo.browser.post("/delete", data={"key": key}, headers=OURS)
+    kept = demo.posts()
+    await demo.login(scope=f"{DEFAULTS['ATPROTO_OAUTH_SCOPE']} {DELETE_SCOPE}")
+    done = await demo.browser.post("/delete", data={"key": key}, headers=OURS)
+
+    assert "The demo may not delete posts." in page.text
+    assert refused.status_code == 303
+    assert "action%3Ddelete" in refused.headers["location"]
+    assert kept == ["One"]
+    assert done.headers["location"] == BASE_URL
+    assert demo.posts() == []
+
+
+async def test_an_address_that_was_kept_back_can_be_asked_for_again(demo: Demo) -> None:
+    await demo.login(granted="atproto repo:app.bsky.feed.post?action=create")
+    page = (await demo.browser.get("/")).text
+
+    assert "you did not share it" in page
+    assert "alice@mail.test" not in page
+    assert "account%3Aemail" in page
+
+
+async def test_accounts_are_listed_and_switched(demo: Demo) -> None:
+    await demo.login()
+    await demo.login("bob.test", add="1")
+    did = demo.network.account("alice.test").did
+    before = (await demo.browser.get("/api/me")).json()["handle"]
+    switched = await demo.browser.post("/switch", data={"did": did}, headers=OURS)
+    after = (await demo.browser.get("/api/me")).json()["handle"]
+    nobody = await demo.browser.post("/switch", data={"did": "did:plc:nobody"}, headers=OURS)
+
+    assert (before, after) == ("bob.test", "alice.test")
+    assert switched.status_code == 303
+    assert nobody.status_code in {303, 401}
+
+
+async def test_tricks_are_played_on_servers_of_its_own_alone() -> None:
+    async with running(tricks=True) as demo:
+        await demo.login()
+        page = await demo.browser.get("/")
+        foreign = await demo.browser.post("/trick", data={"what": "revoke"}, headers=FOREIGN)
+        untouched = len(demo.network.sessions())
+        await demo.browser.post("/trick", data={"what": "revoke"}, headers=OURS)
+        revoked = len(demo.network.sessions())
+    async with running() as demo:
+        await demo.login()
+        without = await demo.browser.get("/")
+        await demo.browser.post("/trick", data={"what": "revoke"}, headers=OURS)
+        left = len(demo.network.sessions())
+
+    assert "See what happens" in page.text
+    assert "See what happens" not in without.text
+    assert foreign.status_code == 303
+    assert (untouched, revoked, left) == (1, 0, 1)
+
+
+async def test_what_is_not_there_is_a_page_too(demo: Demo) -> None:
+    answer = await demo.browser.get("/nowhere")
+
+    assert answer.status_code == 404
+    assert "Back to the start" in answer.text
