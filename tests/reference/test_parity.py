@@ -14,7 +14,8 @@ from tests.reference.conftest import ReferenceFactory
 from tests.reference.parity_world import Played
 from tests.reference.tls import ThrowawayCA, TLSSite
 
-pytestmark = pytest.mark.anyio
+# The first scenario of each variant starts a server.
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 
 _ROWS = [(name, scenario) for scenario in SCENARIOS for name in scenario.names]
 _RECORDED = recorded()
