@@ -108,11 +108,20 @@ class Person:
             timeout=browser.timeout,
             trust_env=False,
         ) as reloaded:
-            answers = await asyncio.gather(
-                *(reloaded.get(url, headers={"accept": "text/html"}) for url in urls[:-1]),
-                *(browser.get(url, headers={"accept": "text/html"}) for url in urls[-1:]),
-                return_exceptions=True,
-            )
+            answers = [
+                *(
+                    await asyncio.gather(
+                        *(reloaded.get(url, headers={"accept": "text/html"}) for url in urls[:-1]),
+                        return_exceptions=True,
+                    )
+                ),
+                *(
+                    await asyncio.gather(
+                        *(browser.get(url, headers={"accept": "text/html"}) for url in urls[-1:]),
+                        return_exceptions=True,
+                    )
+                ),
+            ]
         for number, answer in enumerate(answers, 1):
             if isinstance(answer, httpx.Response):
                 self._count("callback", answer)
