@@ -14,6 +14,9 @@ from playwright.sync_api import Playwright, expect
 from tests.browser.screenshots import KEPT, somebody
 from tests.browser.story import visit
 
+# A visit opens some fifty pages, and waits until a young token may be renewed.
+pytestmark = pytest.mark.timeout(240)
+
 ROOT = Path(__file__).parents[2]
 #: A network of its own that leads nowhere.
 NAMESPACE = ["unshare", "--user", "--map-root-user", "--net", "sh", "-c"]
@@ -64,7 +67,7 @@ def test_a_whole_visit_with_the_network_unplugged() -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=200,
         check=False,
     )
 
