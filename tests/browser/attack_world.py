@@ -46,17 +46,6 @@ async def _home(_request: Request) -> Response:
     return HTMLResponse("<h1>Home</h1>")
 
 
-async def _prerendering(request: Request) -> Response:
-    """Let a page of ours ask the browser to fetch what is in the query before it is needed."""
-    rules = (
-        '{"prerender":[{"urls":["%s"],"eagerness":"immediate"}],'
-        '"prefetch":[{"urls":["%s"],"eagerness":"immediate"}]}'
-    )
-    url = request.query_params["url"]
-    rules = rules.replace("%s", url)
-    return HTMLResponse(f'<script type="speculationrules">{rules}</script>')
-
-
 async def _socket(websocket: WebSocket) -> None:
     session = session_or_none(websocket)
     await websocket.accept()
@@ -176,7 +165,6 @@ def stage(playwright: Playwright, folder: Path) -> Generator[Stage]:
             Route("/who", _who),
             Route("/private", _private),
             Route("/post", post, methods=["POST"]),
-            Route("/prerendering", _prerendering),
             WebSocketRoute("/ws", _socket),
         ]
     )

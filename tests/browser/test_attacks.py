@@ -6,6 +6,7 @@ browsers count as the same site: Lax cookies come along from there.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Generator
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
@@ -102,16 +103,18 @@ def test_the_back_button_after_consent_and_a_double_submit_make_one_session(
 @pytest.mark.parametrize("way", ["prefetch link", "speculation rules", "ours"])
 def test_fetching_a_callback_before_it_is_needed_uses_nothing_up(victim: Victim, way: str) -> None:
     back = victim.approved()
-    rules = (
-        '<script type="speculationrules">{"prefetch":[{"urls":["%s"],"eagerness":"immediate"}]}'
-        "</script>"
-    )
+    urls = json.dumps({"urls": [back], "eagerness": "immediate"})
     if way == "ours":
-        victim.page.goto(f"{APP}/prerendering?url={quote(back, safe='')}")
+        victim.page.goto(APP)
+        victim.page.evaluate(
+            "rules => { const s = document.createElement('script'); s.type = 'speculationrules';"
+            " s.textContent = rules; document.head.append(s) }",
+            f'{{"prerender": [{urls}], "prefetch": [{urls}]}}',
+        )
     elif way == "prefetch link":
         victim.visit(f'<link rel="prefetch" href="{back}" as="document">')
     else:
-        victim.visit(rules.replace("%s", back))
+        victim.visit(f'<script type="speculationrules">{{"prefetch": [{urls}]}}</script>')
     settled(victim.page)
     assert victim.who() is None
 
