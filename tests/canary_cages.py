@@ -128,16 +128,21 @@ def _overhear(module: Any, name: str, kinds: Mapping[int, str], *, prefix: str =
 
 
 def _logs_and_errors() -> None:
-    tell: Any = Events._tell  # pyright: ignore[reportPrivateUsage]
+    begin: Any = Events.__init__
 
-    @functools.wraps(tell)
-    def told(self: Any, level: int, name: str, fields: Any, caught: Any = None) -> None:
-        current().look("event", f"{name} {fields!r}")
-        if caught is not None:
-            current().look_at_exception(caught)
-        tell(self, level, name, fields, caught)
+    @functools.wraps(begin)
+    def begun(self: Any, on_event: Any = None) -> None:
+        begin(self, on_event)
 
-    Events._tell = told  # type: ignore[method-assign]  # pyright: ignore[reportPrivateUsage]
+        def hook(event: Any) -> None:
+            current().look("event", f"{event.name} {dict(event.fields)!r}")
+            if on_event is not None:
+                on_event(event)
+
+        # As an app's hook: a frame more would make records name this file.
+        self._on_event = hook
+
+    Events.__init__ = begun  # type: ignore[method-assign]
     make: Any = ATProtoOAuthError.__init__
 
     @functools.wraps(make)
