@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from atproto_oauth_asgi.attempt import Attempt
-from atproto_oauth_asgi.cookies import new_secret
+from atproto_oauth_asgi.cookies import CookieChange
 from atproto_oauth_asgi.core import Core, Login
 from atproto_oauth_asgi.dpop import DPoPKey
 from atproto_oauth_asgi.errors import (
@@ -74,7 +74,7 @@ async def admit(
     response: TokenResponse,
     key: DPoPKey,
     sent: float,
-    cookie: str | None,
+    cookie: CookieChange,
 ) -> tuple[str, Finished]:
     """Ask the app, then make session row and cookie; return the session's id and the outcome.
 
@@ -130,12 +130,12 @@ async def admit(
                 next=attempt.next,
             )
         )
-    browser_id, replaced = await _browser(core, cookie, live.did, add=attempt.add)
+    browser_id, replaced = await _browser(core, cookie.presented, live.did, add=attempt.add)
     login = BrowserLogin(
         id=browser_id or secrets.token_urlsafe(16),
-        cookie_hash=cookie_hash(new_cookie := new_secret()),
+        cookie_hash=cookie_hash(cookie.new),
         lifetime_ms=lifetime * 1000,
-        presented=cookie_hash(cookie) if browser_id and cookie else None,
+        presented=cookie_hash(cookie.presented) if browser_id and cookie.presented else None,
     )
     try:
         joined = await core.store.create_session(
@@ -153,12 +153,12 @@ async def admit(
     live.saved = True
     live.browser_id = login.id
     runtime.sessions.keep(live)
-    if cookie is not None:
-        runtime.sessions.forget_cookie(cookie)
+    if cookie.presented is not None:
+        runtime.sessions.forget_cookie(cookie.presented)
     core.events.info("login.finished", session=live.id, did=live.did, issuer=live.issuer)
     for record in replaced:
         _retire(runtime, record)
-    return live.id, Finished(cookie=new_cookie, next=attempt.next, response=answer)
+    return live.id, Finished(cookie=cookie.new, next=attempt.next, response=answer)
 
 
 def _record(row: NewSession) -> SessionRecord:

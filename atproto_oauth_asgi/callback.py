@@ -12,7 +12,7 @@ import contextlib
 import hmac
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 
@@ -22,7 +22,7 @@ from starlette.requests import Request
 from atproto_oauth_asgi.admission import VERIFY_DEADLINE, Finished, admit, verify
 from atproto_oauth_asgi.attempt import KIND, Attempt, digest
 from atproto_oauth_asgi.authorization_server import post
-from atproto_oauth_asgi.cookies import new_secret
+from atproto_oauth_asgi.cookies import CookieChange
 from atproto_oauth_asgi.core import Core
 from atproto_oauth_asgi.dpop import DPoPKey, Nonces
 from atproto_oauth_asgi.errors import (
@@ -117,7 +117,7 @@ async def finish_login(
         raise
     key_hash = digest(parameters["state"])
     consumed = await core.store.consume(key_hash, kind=KIND)
-    if consumed is None or not _bound(consumed, browser_secret):
+    if consumed is None or browser_secret is None or not _bound(consumed, browser_secret):
         # Who cannot show the browser's secret learns nothing, and the attempt is gone.
         if consumed is not None and consumed.first:
             # The browser that began it must not wait for an outcome that never comes.
@@ -130,12 +130,14 @@ async def finish_login(
         raise CallbackFailed(InvalidCallback())
     if consumed.expired:
         raise CallbackFailed(LoginExpired())
+    given = core.vault.cookies_of(key_hash, browser_secret)
     if not consumed.first or consumed.sealed is None:
-        return await _repeat(core, key_hash, consumed)
+        return await _repeat(core, key_hash, consumed, given)
+    change = CookieChange(presented=cookie, new=given[0])
     # A task of its own: a browser that goes away interrupts nothing, and comes back for the
     # outcome.
     task = runtime.tasks.start(
-        _finish(core, runtime, request, parameters, key_hash, consumed.sealed, cookie),
+        _finish(core, runtime, request, parameters, key_hash, consumed.sealed, change),
         name="login",
     )
     if not runtime.owners:
@@ -153,14 +155,17 @@ def _parameters(request: Request) -> Mapping[str, str]:
     return dict(query)
 
 
-def _bound(consumed: Consumed, browser_secret: str | None) -> bool:
-    return browser_secret is not None and hmac.compare_digest(
-        consumed.browser_hash, digest(browser_secret)
-    )
+def _bound(consumed: Consumed, browser_secret: str) -> bool:
+    return hmac.compare_digest(consumed.browser_hash, digest(browser_secret))
 
 
-async def _repeat(core: Core, key_hash: bytes, consumed: Consumed) -> Finished:
-    """Answer a reload or a cancelled navigation with the first callback's outcome."""
+async def _repeat(
+    core: Core, key_hash: bytes, consumed: Consumed, given: Sequence[str]
+) -> Finished:
+    """Answer a reload or a cancelled navigation with the first callback's outcome.
+
+    `given` holds the cookie that the first callback gave, as each key of the ring has it.
+    """
     if consumed.consumed_ago_ms > REPEAT_MS:
         core.events.warning("callback.refused", reason="used")
         raise CallbackFailed(InvalidCallback())
@@ -179,14 +184,18 @@ async def _repeat(core: Core, key_hash: bytes, consumed: Consumed) -> Finished:
     where = {"identifier": outcome.get("identifier", ""), "next": outcome.get("next", "")}
     if "error" in outcome:
         raise CallbackFailed(error_for(outcome["error"], outcome.get("sentence")), **where)
-    record = await core.store.load_session(outcome["session"])
-    if record is None or record.status == "ended" or record.browser_id is None:
-        raise CallbackFailed(InvalidCallback(), **where)
-    cookie = new_secret()
-    if not await core.store.rotate_cookie(record.browser_id, cookie_hash(cookie), active=record.id):
-        # Somebody else has logged in there since; that login is none of this callback's.
-        raise CallbackFailed(InvalidCallback(), **where)
-    return Finished(cookie=cookie, next=outcome["next"])
+    for cookie in given:
+        loaded = await core.store.load(cookie_hash(cookie))
+        # Or somebody has logged in or out there since; that is none of this callback's.
+        if (
+            loaded is not None
+            and loaded.current
+            and loaded.session is not None
+            and loaded.session.id == outcome["session"]
+            and loaded.session.status != "ended"
+        ):
+            return Finished(cookie=cookie, next=outcome["next"])
+    raise CallbackFailed(InvalidCallback(), **where)
 
 
 async def _finish(
@@ -196,7 +205,7 @@ async def _finish(
     parameters: Mapping[str, str],
     key_hash: bytes,
     sealed: bytes,
-    cookie: str | None,
+    cookie: CookieChange,
 ) -> Finished:
     outcome: dict[str, str] = {"error": LoginError.code}
     try:
@@ -229,7 +238,7 @@ async def _exchange(
     request: Request,
     parameters: Mapping[str, str],
     attempt: Attempt,
-    cookie: str | None,
+    cookie: CookieChange,
 ) -> tuple[str, Finished]:
     # Also on errors: whoever answers in another's name may not even say no (RFC 9207 §2.4).
     if parameters.get("iss") != attempt.issuer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 from atproto_oauth_asgi.settings import Settings
 
@@ -17,6 +18,16 @@ _VALUE = re.compile(r"[A-Za-z0-9_-]{43}")
 def new_secret() -> str:
     """Return 256 random bits for a cookie."""
     return secrets.token_urlsafe(32)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CookieChange:
+    """What becomes of a browser's session cookie at a login."""
+
+    #: What it presented, if it was signed in already.
+    presented: str | None = field(repr=False)
+    #: What it gets.
+    new: str = field(repr=False)
 
 
 class Cookies:

@@ -104,12 +104,21 @@ class KeyRing:
         """Ids of all keys, the sealing one first."""
         return tuple(key_id.hex() for key_id in self._by_id)
 
+    def derive(self, info: bytes) -> tuple[bytes, ...]:
+        """Return 32 bytes for each key, the sealing one first, that nobody without it can make.
+
+        Args:
+            info: What they are for (RFC 5869 §2.3); it begins with letters, so that it is never
+                the place of a row.
+        """
+        return tuple(_expand(key, info) for key in self._by_id.values())
+
     def seal(self, plain: bytes, context: SealContext) -> bytes:
         """Return the envelope of a payload for its place."""
         header = bytes((_VERSION,)) + self._primary.key_id
         place = _encode(context)
         nonce = os.urandom(_NONCE_BYTES)
-        sealed = AESGCM(_row_key(self._primary, place)).encrypt(nonce, plain, header + place)
+        sealed = AESGCM(_expand(self._primary, place)).encrypt(nonce, plain, header + place)
         return header + nonce + sealed
 
     def open(self, envelope: bytes, context: SealContext) -> bytes:
@@ -129,7 +138,7 @@ class KeyRing:
             )
         place = _encode(context)
         try:
-            return AESGCM(_row_key(ring_key, place)).decrypt(
+            return AESGCM(_expand(ring_key, place)).decrypt(
                 envelope[_NONCE_AT:_SEALED_AT],
                 envelope[_SEALED_AT:],
                 envelope[:_NONCE_AT] + place,
@@ -196,8 +205,8 @@ def _decode(word: str) -> bytes | None:
         return None
 
 
-def _row_key(ring_key: _RingKey, place: bytes) -> bytes:
-    return hmac.digest(ring_key.extracted, place + b"\x01", hashlib.sha256)
+def _expand(ring_key: _RingKey, info: bytes) -> bytes:
+    return hmac.digest(ring_key.extracted, info + b"\x01", hashlib.sha256)
 
 
 def _encode(context: SealContext) -> bytes:

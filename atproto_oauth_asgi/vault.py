@@ -5,7 +5,8 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass
 
-from atproto_oauth_asgi.dpop import DPoPKey
+from atproto_oauth_asgi.attempt import digest
+from atproto_oauth_asgi.dpop import DPoPKey, b64url
 from atproto_oauth_asgi.errors import SealBroken
 from atproto_oauth_asgi.sealing import KeyRing, SealContext, key_id_of
 from atproto_oauth_asgi.store import SessionRecord
@@ -85,6 +86,16 @@ class Vault:
     def open_attempt(self, key_hash: bytes, sealed: bytes) -> bytes:
         """Open what `seal_attempt` sealed; raises as `tokens` does."""
         return self._ring.open(sealed, _attempt(key_hash))
+
+    def cookies_of(self, key_hash: bytes, browser_secret: str) -> tuple[str, ...]:
+        """Return the session cookie that a login gives its browser, as each key of the ring has it.
+
+        The first is the one to give. It is the same however often the callback is repeated:
+        answers that cross on their way must not leave a browser with a cookie that was replaced.
+        Without the ring nobody can make it, whatever else they know of the login.
+        """
+        info = b"atproto-oauth-asgi cookie" + key_hash + digest(browser_secret)
+        return tuple(b64url(secret) for secret in self._ring.derive(info))
 
     def _open(self, record: SessionRecord, column: str, sealed: bytes | None) -> bytes:
         if sealed is None:

@@ -29,6 +29,7 @@ from atproto_oauth_asgi.sealing import KeyRing
 from atproto_oauth_asgi.testing import authorization_requests
 from atproto_oauth_asgi.testing.sessions import Sessions as NetworkSessions
 from atproto_oauth_asgi.tokens import TokenResponse
+from atproto_oauth_asgi.vault import Vault
 from atproto_oauth_asgi_stores.memory import MemoryStore
 from tests.canaries import current
 
@@ -67,6 +68,7 @@ def _secrets_of_the_library() -> None:
     # Where they come from, so that it does not matter who imported them by name.
     _overhear(cookies, "token_urlsafe", {32: "cookie"})
     _overhear(attempt, "token_urlsafe", {32: "state", 48: "PKCE verifier"})
+    _after(Vault, "cookies_of", lambda values: [current().add("cookie", one) for one in values])
     _after(DPoPKey, "generate", lambda key: _add_private("DPoP key", key._private))
     _after(ClientKeys, "assertion", lambda value: current().add("client assertion", value))
     _after(TokenResponse, "parse", _add_tokens)

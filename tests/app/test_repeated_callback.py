@@ -8,7 +8,9 @@ import pytest
 from starlette.responses import PlainTextResponse, Response
 
 from atproto_oauth_asgi import Login, LoginRefused
+from atproto_oauth_asgi.sealing import KeyRing
 from atproto_oauth_asgi.testing import Network
+from atproto_oauth_asgi.vault import Vault
 from tests.app.faulty_store import FaultyStore
 from tests.app.world import BASE_URL, PAGE, world
 
@@ -26,7 +28,7 @@ def changed(callback: str, **parameters: str | None) -> str:
 
 
 @pytest.mark.spec("G3", "G7", "G9")
-async def test_a_reload_gets_the_first_outcome_and_another_cookie() -> None:
+async def test_a_reload_gets_the_first_outcome_and_the_same_cookie() -> None:
     async with world() as here:
         callback = await here.approved(next="/who")
         first = await here.browser.get(callback)
@@ -37,10 +39,54 @@ async def test_a_reload_gets_the_first_outcome_and_another_cookie() -> None:
         assert (first.status_code, again.status_code) == (303, 303)
         assert again.headers["location"] == first.headers["location"] == f"{BASE_URL}/who"
         assert None not in {one, two}
-        assert one != two
+        assert one == two
         assert await here.who() == here.did()
         assert len(here.network.token_requests("authorization_code")) == 1
         assert len(here.network.sessions()) == 1
+
+
+@pytest.mark.spec("G9")
+async def test_answers_that_cross_leave_the_browser_signed_in() -> None:
+    store = FaultyStore()
+    async with world(store=store) as here:
+        callback = await here.approved()
+        cookies = httpx.Cookies(here.browser.cookies)
+        first = await here.browser.get(callback)
+        # It asked twice, and the first answer is the last to come.
+        here.browser.cookies = cookies
+        await here.browser.get(callback)
+        here.browser.cookies.extract_cookies(first)
+        store.clock.now += 61_000
+
+        assert await here.who() == here.did()
+
+
+async def test_a_reload_meets_a_process_whose_ring_has_another_order() -> None:
+    store, network = FaultyStore(), Network()
+    keys = (b"1" * 32, b"2" * 32)
+    async with (
+        world(network, store=store, secret_keys=keys) as one,
+        world(network, store=store, secret_keys=keys[::-1]) as two,
+    ):
+        callback = await one.approved()
+        two.browser.cookies.update(one.browser.cookies)
+        await one.browser.get(callback)
+        again = await two.browser.get(callback)
+
+        assert again.status_code == 303
+        assert one.cookie == two.cookie
+
+
+async def test_without_the_ring_nobody_can_make_the_cookie() -> None:
+    made = {
+        cookie
+        for key in (b"1", b"2")
+        for secret in ("browser", "another")
+        for state in (b"state", b"other")
+        for cookie in Vault(KeyRing([key * 32])).cookies_of(state, secret)
+    }
+    assert len(made) == 8
+    assert all(len(cookie) == 43 for cookie in made)
 
 
 async def test_a_reload_after_a_failure_gets_the_same_failure() -> None:
