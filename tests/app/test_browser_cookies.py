@@ -85,21 +85,6 @@ async def test_a_cookie_that_was_planted_before_a_login_is_never_the_sessions() 
         assert await sees(here, f"{name}={'A' * 43}") is None
 
 
-async def test_the_cookie_before_a_reload_of_the_callback_works_a_minute_longer() -> None:
-    store = FaultyStore()
-    async with world(store=store) as here:
-        callback = await here.approved()
-        await here.browser.get(callback)
-        first = f"{here.oauth.cookies.session}={here.cookie}"
-        await here.browser.get(callback)
-
-        store.clock.now += 59_999
-        assert await sees(here, first) == here.did()
-        store.clock.now += 1
-        assert await sees(here, first) is None
-        assert await here.who() == here.did()
-
-
 @pytest.mark.spec("Q0")
 @pytest.mark.parametrize(
     "name", ["did", "handle", "session", "atproto-oauth", "__Host-atproto-oauth"]

@@ -101,34 +101,15 @@ class Person:
         self._mine.add(did)
         others = [self._workers.any() for _ in range(self._random.choice((1, 1, 1, 2)))]
         urls = [f"{one.url}{back.path}?{back.query}" for one in others if one is not None]
-        # Who reloads a page sees the last answer, and takes no cookies from those before.
-        async with httpx.AsyncClient(
-            headers=browser.headers,
-            cookies=httpx.Cookies(browser.cookies),
-            timeout=browser.timeout,
-            trust_env=False,
-        ) as reloaded:
-            answers = [
-                *(
-                    await asyncio.gather(
-                        *(reloaded.get(url, headers={"accept": "text/html"}) for url in urls[:-1]),
-                        return_exceptions=True,
-                    )
-                ),
-                *(
-                    await asyncio.gather(
-                        *(browser.get(url, headers={"accept": "text/html"}) for url in urls[-1:]),
-                        return_exceptions=True,
-                    )
-                ),
-            ]
-        for number, answer in enumerate(answers, 1):
+        # In whatever order the answers come, the browser has the one cookie of this login.
+        answers = await asyncio.gather(
+            *(browser.get(url, headers={"accept": "text/html"}) for url in urls),
+            return_exceptions=True,
+        )
+        for answer in answers:
             if isinstance(answer, httpx.Response):
                 self._count("callback", answer)
-                if number == len(answers) and answer.headers.get("location") in {
-                    LOOPBACK_URL,
-                    f"{LOOPBACK_URL}/",
-                }:
+                if answer.headers.get("location") in {LOOPBACK_URL, f"{LOOPBACK_URL}/"}:
                     self._now = handle, did
             elif not isinstance(answer, httpx.TransportError):
                 raise answer
