@@ -68,7 +68,7 @@ def _secrets_of_the_library() -> None:
     # Where they come from, so that it does not matter who imported them by name.
     _overhear(cookies, "token_urlsafe", {32: "cookie"})
     _overhear(attempt, "token_urlsafe", {32: "state", 48: "PKCE verifier"})
-    _after(Vault, "cookies_of", lambda values: [current().add("cookie", one) for one in values])
+    _after(Vault, "cookies_of", _add_cookies)
     _after(DPoPKey, "generate", lambda key: _add_private("DPoP key", key._private))
     _after(ClientKeys, "assertion", lambda value: current().add("client assertion", value))
     _after(TokenResponse, "parse", _add_tokens)
@@ -92,6 +92,11 @@ def _secrets_of_the_library() -> None:
             current().add_key("sealing key", key)
 
     KeyRing.__init__ = with_keys  # type: ignore[method-assign]
+
+
+def _add_cookies(values: tuple[str, ...]) -> None:
+    for value in values:
+        current().add("cookie", value)
 
 
 def _add_private(kind: str, private: Any) -> None:
