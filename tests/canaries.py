@@ -50,6 +50,8 @@ class Canaries:
     def __init__(self) -> None:
         self.made: Counter[str] = Counter()
         self.looked: Counter[str] = Counter()
+        #: Look at every repr, and not at one in so many.
+        self.thorough = False
         #: What was found, and in which place: kind, place and some of the text round it.
         self.leaks: list[tuple[str, str, str]] = []
         self._texts: dict[str, str] = {}
@@ -149,6 +151,7 @@ def own_canaries() -> Generator[Canaries]:
     """Record and look elsewhere for a while, where secrets are let out on purpose."""
     global _current  # noqa: PLW0603  # what a pytest plugin is
     before, _current = _current, Canaries()
+    _current.thorough = True
     try:
         yield _current
     finally:

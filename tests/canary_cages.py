@@ -255,7 +255,8 @@ def _repr_of(kind: Any, seen: Counter[str]) -> None:
     def made(self: Any, *args: Any, **kwargs: Any) -> None:
         make(self, *args, **kwargs)
         number = seen[kind.__qualname__] = seen[kind.__qualname__] + 1
-        if type(self) is kind and (number <= FIRST or number % EVERY == 0):
+        chosen = number <= FIRST or number % EVERY == 0 or current().thorough
+        if type(self) is kind and chosen:
             current().look("repr", repr(self))
 
     kind.__init__ = made
