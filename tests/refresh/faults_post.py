@@ -117,7 +117,12 @@ def _chased(patch: pytest.MonkeyPatch) -> None:
 
 @fault("a connection may be idle for long")
 def _idle_for_long(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Net.__init__, "__kwdefaults__", {"idle_seconds": 60.0})
+    init: Any = Net.__init__
+
+    def faulty(self: Any, *args: Any, **kwargs: Any) -> None:
+        init(self, *args, **{"idle_seconds": 60.0, **kwargs})
+
+    patch.setattr(Net, "__init__", faulty)
 
 
 @fault("idle connections are used")
