@@ -33,7 +33,8 @@ class Lifespan:
         except ATProtoOAuthError as exc:
             self._oauth.core.events.critical("oauth.not_started", error=exc.code, why=str(exc))
             await send({"type": "lifespan.startup.failed", "message": str(exc)})
-            return
+            # Servers have heard enough; Starlette's TestClient waits for this one.
+            raise
         except Exception:
             # Left unsaid, a server would take it for an app that does not speak lifespan.
             message = "Sign-in could not be started; the traceback says why."

@@ -188,12 +188,19 @@ async def test_a_database_that_is_behind_stops_the_start_with_the_command(
     server = Server(ATProtoOAuthMiddleware(make_app(), oauth=oauth))
     with caplog.at_level(logging.CRITICAL):
         message = await server.start()
-    await server.task
+    with pytest.raises(ConfigurationError, match="db upgrade"):
+        await server.task
 
     assert message["type"] == "lifespan.startup.failed"
     assert "atproto-oauth-asgi db upgrade" in message["message"]
     assert [record.message for record in caplog.records] == ["oauth.not_started"]
     assert oauth.running() is None
+
+
+def test_a_test_client_says_what_stops_the_start(tmp_path: Path) -> None:
+    app = ATProtoOAuthMiddleware(make_app(), oauth=new_oauth(Network(), store=sqlite(tmp_path)))
+    with pytest.raises(ConfigurationError, match="db upgrade"), TestClient(app):
+        pass
 
 
 async def test_without_lifespan_the_first_request_says_so(tmp_path: Path) -> None:
@@ -207,7 +214,8 @@ async def test_a_database_that_does_not_answer_stops_the_start() -> None:
     server = Server(ATProtoOAuthMiddleware(make_app(), oauth=oauth))
 
     assert (await server.start())["type"] == "lifespan.startup.failed"
-    await server.task
+    with pytest.raises(StoreUnavailable):
+        await server.task
     with pytest.raises(StoreUnavailable):
         async with oauth:
             pass
