@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import ast
 import logging
-from collections import defaultdict
+import re
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
+from atproto_oauth_asgi import ATProtoOAuth, ATProtoOAuthMiddleware
+from tests.app.world import make_app
 from tests.markdown_tables import rows
 
 ROOT = Path(__file__).parent.parent
@@ -102,3 +107,31 @@ def test_nothing_is_logged_in_another_way() -> None:
         text = path.read_text(encoding="utf-8")
         assert "logging.warning(" not in text
         assert "warnings.warn(" not in text, path.name
+
+
+@pytest.mark.anyio
+async def test_the_example_counts_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (example,) = re.findall(
+        r"^```python\n(.*?)^```$", TABLE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
+    counted: Counter[str] = Counter()
+
+    class Metric:
+        def labels(self, name: str) -> Metric:
+            self.name = name
+            return self
+
+        def inc(self) -> None:
+            counted[self.name] += 1
+
+    names: dict[str, Any] = {"ATProtoOAuth": ATProtoOAuth, "counter": Metric()}
+    exec(example, names)  # noqa: S102 - as a reader would
+    oauth: ATProtoOAuth = names["oauth"]
+    transport = httpx.ASGITransport(ATProtoOAuthMiddleware(make_app(), oauth=oauth))
+    async with (
+        oauth,
+        httpx.AsyncClient(transport=transport, base_url=oauth.settings.base_url) as browser,
+    ):
+        assert (await browser.get("/oauth/callback")).status_code == 400
+    assert counted == {"callback.refused": 1}
