@@ -82,6 +82,9 @@ _proof: contextvars.ContextVar[str] = contextvars.ContextVar("proof", default=""
 def prepare(patch: pytest.MonkeyPatch) -> None:
     """Shorten what is no part of `TIMING`; remember the proof that a task has made last."""
     patch.setattr(database, "POOL_PATIENCE", 0.2)
+    # Well below the lease, as in earnest: whoever cannot announce a request gives the lease back.
+    patch.setattr(database, "DEADLINE", 2.0)
+    patch.setattr(database, "FRESH_DEADLINE", 2.0)
     prove: Any = DPoPKey.proof
 
     def proof(self: DPoPKey, *args: Any, **kwargs: Any) -> str:
