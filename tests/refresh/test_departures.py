@@ -194,7 +194,9 @@ async def _slow_refresh_in_its_own_loop() -> None:
         app = _app(here)
         async with here.network.pause_token_endpoint("refresh_token") as pause:
             asked = asyncio.create_task(asyncio.to_thread(_ask, app, here, "/who"))
-            await within(30, pause.arrived())
+            arrived = asyncio.create_task(pause.arrived())
+            await within(30, asyncio.wait({arrived, asked}, return_when="FIRST_COMPLETED"))
+            assert arrived.done(), "the request came to its end before the token request left"
             # Longer than a request waits for anything else.
             await asyncio.sleep(fleets.TIMING.wait + 0.1)
             pause.release()
