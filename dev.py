@@ -1,4 +1,4 @@
-"""Run the project: `python dev.py demo|test|fast|check|bench|spec [arguments]`.
+"""Run the project: `python dev.py demo|test|fast|check|bench|spec|fuzz|mutation [arguments]`.
 
 Needs nothing but Python >= 3.11; makes `.venv` from requirements pinned with hashes.
 """
@@ -29,7 +29,7 @@ VENV = ROOT / ".venv"
 STAMP = VENV / "atproto-oauth-asgi.json"
 SCRIPTS = VENV / ("Scripts" if os.name == "nt" else "bin")
 PYTHON = SCRIPTS / ("python.exe" if os.name == "nt" else "python")
-LEVELS = ("demo", "dev")
+LEVELS = ("demo", "dev", "mutation")
 
 
 @contextlib.contextmanager
@@ -209,10 +209,14 @@ def main(arguments: list[str]) -> None:
     elif command == "fuzz":
         make_venv("dev")
         become([str(PYTHON), "-m", "tests.fuzz", *rest])
+    elif command == "mutation":
+        make_venv("mutation")
+        become([str(PYTHON), "-m", "tests.mutation", *rest])
     else:
         sys.exit(
-            "usage: python dev.py demo|test|fast|check|bench|spec|fuzz"
-            " [arguments for demo, test or bench; rules for spec; seconds and targets for fuzz]"
+            "usage: python dev.py demo|test|fast|check|bench|spec|fuzz|mutation"
+            " [arguments for demo, test or bench; rules for spec; seconds and targets for fuzz;"
+            " parts for mutation]"
         )
 
 

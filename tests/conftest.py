@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 from tests.rings import is_fast
 
@@ -10,6 +10,10 @@ pytest_plugins = ["tests.canaries", "tests.databases"]
 # A slow machine is no finding; the per-test timeout ends what really hangs.
 settings.register_profile("project", deadline=None)
 settings.load_profile("project")
+# Whether a mutant is noticed is what counts, not by how small an example; the same each time.
+settings.register_profile(
+    "mutation", deadline=None, derandomize=True, phases=(Phase.explicit, Phase.generate)
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
