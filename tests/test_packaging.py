@@ -17,7 +17,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ["atproto_oauth_asgi", "atproto_oauth_asgi_stores", "atproto_oauth_asgi_migrations"]
-REQUIREMENTS = ["dev", "demo", "runtime"]
+REQUIREMENTS = ["dev", "demo", "runtime", "mutation"]
 
 
 def pyproject() -> dict[str, Any]:
@@ -85,9 +85,11 @@ def test_requirements_are_pinned_with_hashes_and_name_no_host(name: str) -> None
     assert not re.search(r"--(index-url|extra-index-url|find-links|trusted-host)", text)
 
 
-@pytest.mark.parametrize("name", ["demo", "runtime"])
-def test_smaller_requirements_pin_what_the_tests_ran_with(name: str) -> None:
-    assert pins(name).items() <= pins("dev").items()
+@pytest.mark.parametrize(
+    ("smaller", "larger"), [("demo", "dev"), ("runtime", "dev"), ("dev", "mutation")]
+)
+def test_smaller_requirements_pin_what_the_tests_ran_with(smaller: str, larger: str) -> None:
+    assert pins(smaller).items() <= pins(larger).items()
 
 
 def test_runtime_requirements_cover_every_dependency() -> None:
@@ -133,7 +135,7 @@ def checkout(tmp_path: Path) -> Path:
     )
     (tmp_path / "backend.py").write_text(BACKEND, encoding="utf-8")
     (tmp_path / "requirements").mkdir()
-    for level in ("demo", "dev"):
+    for level in ("demo", "dev", "mutation"):
         (tmp_path / "requirements" / f"{level}.txt").write_text("", encoding="utf-8")
     (tmp_path / "examples" / "demo").mkdir(parents=True)
     (tmp_path / "examples" / "demo" / "__main__.py").write_text(
