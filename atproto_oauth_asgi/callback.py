@@ -44,6 +44,7 @@ from atproto_oauth_asgi.errors import (
     error_for,
 )
 from atproto_oauth_asgi.login import refusal
+from atproto_oauth_asgi.next_url import safe_next
 from atproto_oauth_asgi.runtime import Runtime
 from atproto_oauth_asgi.server_metadata import ServerMetadata
 from atproto_oauth_asgi.sessions import cookie_hash
@@ -169,18 +170,12 @@ async def _repeat(
     if consumed.consumed_ago_ms > REPEAT_MS:
         core.events.warning("callback.refused", reason="used")
         raise CallbackFailed(InvalidCallback())
-    end = time.monotonic() + REPEAT_WAIT
-    pause = 0.02
-    while consumed.outcome is None:
-        if time.monotonic() >= end:
-            raise CallbackFailed(LoginExpired("The first callback has not come to an end."))
-        await asyncio.sleep(pause)
-        pause = min(pause * 1.5, 0.5)
-        again = await core.store.consume(key_hash, kind=KIND)
-        if again is None:
-            raise CallbackFailed(InvalidCallback())
-        consumed = again
-    outcome: dict[str, str] = json.loads(consumed.outcome)
+    outcome = await _outcome(core, key_hash, consumed)
+    error: LoginError = InvalidCallback()
+    if outcome is None:
+        # Whoever began it is gone, but perhaps only after the session was there.
+        error = LoginExpired("The first callback has not come to an end.")
+        outcome = {"next": safe_next(None, core.settings)}
     where = {"identifier": outcome.get("identifier", ""), "next": outcome.get("next", "")}
     if "error" in outcome:
         raise CallbackFailed(error_for(outcome["error"], outcome.get("sentence")), **where)
@@ -191,11 +186,28 @@ async def _repeat(
             loaded is not None
             and loaded.current
             and loaded.session is not None
-            and loaded.session.id == outcome["session"]
+            and loaded.session.id == outcome.get("session", loaded.session.id)
             and loaded.session.status != "ended"
         ):
             return Finished(cookie=cookie, next=outcome["next"])
-    raise CallbackFailed(InvalidCallback(), **where)
+    raise CallbackFailed(error, **where)
+
+
+async def _outcome(core: Core, key_hash: bytes, consumed: Consumed) -> dict[str, str] | None:
+    """Wait for the first callback's outcome; None when its process has been killed or is stuck."""
+    end = time.monotonic() + REPEAT_WAIT
+    pause = 0.02
+    while consumed.outcome is None:
+        if time.monotonic() >= end:
+            return None
+        await asyncio.sleep(pause)
+        pause = min(pause * 1.5, 0.5)
+        again = await core.store.consume(key_hash, kind=KIND)
+        if again is None:
+            return None
+        consumed = again
+    outcome: dict[str, str] = json.loads(consumed.outcome)
+    return outcome
 
 
 async def _finish(
