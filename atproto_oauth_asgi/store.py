@@ -253,15 +253,6 @@ class Store(Protocol):
         """
         ...
 
-    async def rotate_cookie(
-        self, browser_id: str, cookie_hash: bytes, /, *, active: str | None = None
-    ) -> bool:
-        """Replace a browser's cookie hash, with the same grace; False when nothing was changed.
-
-        That is when there is no such row, or `active` is given and is not its active session.
-        """
-        ...
-
     async def load(self, cookie_hash: bytes, /) -> Loaded | None:
         """Return the browser a cookie names and its active session, in one statement.
 

@@ -217,7 +217,6 @@ def _databases() -> None:
         "put",
         "record_outcome",
         "create_session",
-        "rotate_cookie",
         "commit_refresh",
         "reseal",
     ):

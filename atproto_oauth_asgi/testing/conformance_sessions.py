@@ -60,7 +60,7 @@ async def active_id(store: Store, cookie: str = "cookie") -> str | None:
 
 
 class BrowserConformance(ConformanceBase):
-    """Tests `create_session`, `rotate_cookie`, `load` and `touch`."""
+    """Tests `create_session`, `load` and `touch`."""
 
     async def test_a_new_session_is_what_was_given(self, store: Store) -> None:
         """Its lives are counted from when the token request left, and it starts at version 1."""
@@ -138,8 +138,6 @@ class BrowserConformance(ConformanceBase):
             await store.create_session(session("one"), browser=browser("b2", "c3"))
         with pytest.raises(StoreError):
             await store.create_session(session("three"), browser=browser("b2", "c1"))
-        with pytest.raises(StoreError):
-            await store.rotate_cookie("b2", hashed("c1"))
 
         assert await store.load(hashed("c3")) is None
         assert await store.load_session("three") is None
@@ -155,42 +153,40 @@ class BrowserConformance(ConformanceBase):
         assert await active_id(store, "before") is None
 
     async def test_the_cookie_before_ends_with_its_grace(self, store: Store) -> None:
-        """A minute after the rotation it names nothing any more."""
-        await store.create_session(session(), browser=browser(cookie="before"))
-        await store.rotate_cookie("browser", hashed("after"))
+        """A minute after the login it names nothing any more."""
+        await store.create_session(session("one"), browser=browser(cookie="before"))
+        await store.create_session(session("two"), browser=browser(cookie="after"))
         await self.advance(store, COOKIE_GRACE_MS - SLACK_MS)
         assert await store.load(hashed("before")) is not None
 
         await self.advance(store, SLACK_MS)
 
         assert await store.load(hashed("before")) is None
-        assert await active_id(store, "after") == "session"
+        assert await active_id(store, "after") == "two"
 
     async def test_only_one_cookie_before_is_known(self, store: Store) -> None:
-        """Two rotations ago is too long ago, however quick they were."""
-        await store.create_session(session(), browser=browser(cookie="first"))
-        assert await store.rotate_cookie("browser", hashed("second"))
-        assert await store.rotate_cookie("browser", hashed("third"))
+        """Two logins ago is too long ago, however quick they were."""
+        await store.create_session(session("one"), browser=browser(cookie="first"))
+        await store.create_session(session("two"), browser=browser(cookie="second"))
+        await store.create_session(session("three"), browser=browser(cookie="third"))
 
         assert await store.load(hashed("first")) is None
-        assert await active_id(store, "second") == "session"
-        assert await active_id(store, "third") == "session"
+        assert (await load(store, "second")).browser_id == "browser"
+        assert await active_id(store, "third") == "three"
 
     async def test_a_rotation_hides_only_newer_sessions(self, store: Store) -> None:
         """What the old cookie could see before it was replaced, it sees in its grace."""
-        await store.create_session(session("old"), browser=browser(cookie="one"))
-        assert await store.rotate_cookie("browser", hashed("two"))
-        assert await active_id(store, "one") == "old"
-
+        await store.create_session(session("older"), browser=browser(cookie="one"))
+        await store.create_session(session("old"), browser=browser(cookie="two"))
         await store.create_session(session("new"), browser=browser(cookie="three"))
         assert await active_id(store, "two") is None
-        assert await store.switch_active("browser", "old")
-        assert await active_id(store, "two") == "old"
+
+        for seen in ("old", "older"):
+            assert await store.switch_active("browser", seen)
+            assert await active_id(store, "two") == seen
+
         assert await store.switch_active("browser", "new")
         assert await active_id(store, "two") is None
-
-        assert await store.rotate_cookie("browser", hashed("four"))
-        assert await active_id(store, "three") == "new"
 
     async def test_a_login_joins_only_by_the_cookie_of_now(self, store: Store) -> None:
         """Whoever knew the cookie before a login gets hold of nothing that came with it."""
@@ -210,26 +206,6 @@ class BrowserConformance(ConformanceBase):
         assert await store.load_session("none") is None
         assert await active_id(store, "2") == "two"
 
-    async def test_a_rotation_can_depend_on_who_is_active(self, store: Store) -> None:
-        """A callback that is repeated gets the cookie of its own login only."""
-        await store.create_session(session("one"), browser=browser(cookie="1"))
-        assert await store.rotate_cookie("browser", hashed("2"), active="one")
-        await store.create_session(session("two"), browser=browser(cookie="3"))
-
-        assert not await store.rotate_cookie("browser", hashed("4"), active="one")
-        assert await store.load(hashed("4")) is None
-        assert await active_id(store, "3") == "two"
-
-    async def test_a_rotation_needs_a_browser(self, store: Store) -> None:
-        """And touches no session."""
-        await store.create_session(session(), browser=browser())
-        before = timeless(await row_of(store))
-
-        assert not await store.rotate_cookie("none", hashed("new"))
-        assert await store.load(hashed("new")) is None
-        assert await store.rotate_cookie("browser", hashed("new"))
-        assert timeless(await row_of(store)) == before
-
     async def test_a_browsers_life_only_grows(self, store: Store) -> None:
         """A short login does not cut a long one off."""
         await store.create_session(session("one"), browser=browser(cookie="1", ms=5 * HOUR_MS))
@@ -241,8 +217,8 @@ class BrowserConformance(ConformanceBase):
 
     async def test_a_browser_past_its_end_is_none(self, store: Store) -> None:
         """By any of its cookies, purged or not; its session is there for those who know it."""
-        await store.create_session(session(), browser=browser(cookie="one", ms=300))
-        await store.rotate_cookie("browser", hashed("two"))
+        await store.create_session(session("first"), browser=browser(cookie="one", ms=300))
+        await store.create_session(session(), browser=browser(cookie="two", ms=300))
         await self.advance(store, 400)
 
         assert await store.load(hashed("one")) is None

@@ -142,18 +142,6 @@ class MemoryStore:
         row.rotation += 1
         self._cookies[cookie_hash] = browser_id
 
-    async def rotate_cookie(
-        self, browser_id: str, cookie_hash: bytes, /, *, active: str | None = None
-    ) -> bool:
-        """Replace a browser's cookie hash; see `Store.rotate_cookie`."""
-        with self._lock:
-            row = self._browsers.get(browser_id)
-            if row is None or active not in {None, row.active_session_id}:
-                return False
-            self._refuse_taken(browser_id, cookie_hash)
-            self._rotate(browser_id, row, cookie_hash, self._now())
-            return True
-
     async def load(self, cookie_hash: bytes, /) -> Loaded | None:
         """Return the browser a cookie names and its active session; see `Store.load`."""
         with self._lock:

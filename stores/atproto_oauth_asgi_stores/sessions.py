@@ -101,11 +101,18 @@ class Sessions(Database):
         """Write the browser's row; False when its cookie is not the one presented any more."""
         row = self.tables.browser.c
         expires = now_ms() + browser.lifetime_ms
-        rotation = self._rotation(
-            browser.id,
-            browser.cookie_hash,
-            (row.active_session_id, session_id),
-            (row.expires, sa.case((row.expires < expires, expires), else_=row.expires)),
+        rotation = (
+            sa.update(self.tables.browser)
+            .where(row.id == browser.id)
+            # In this order: MySQL gives later assignments the values of the earlier ones.
+            .ordered_values(
+                (row.prev_cookie_hash, row.cookie_hash),
+                (row.cookie_hash, browser.cookie_hash),
+                (row.prev_until, now_ms() + COOKIE_GRACE_MS),
+                (row.rotation, row.rotation + 1),
+                (row.active_session_id, session_id),
+                (row.expires, sa.case((row.expires < expires, expires), else_=row.expires)),
+            )
         )
         if browser.presented is not None:
             return (
@@ -124,32 +131,6 @@ class Sessions(Database):
                 )
             )
         return True
-
-    def _rotation(
-        self, browser_id: str, cookie_hash: bytes, *more: tuple[sa.Column[object], object]
-    ) -> sa.Update:
-        row = self.tables.browser.c
-        return (
-            sa.update(self.tables.browser)
-            .where(row.id == browser_id)
-            # In this order: MySQL gives later assignments the values of the earlier ones.
-            .ordered_values(
-                (row.prev_cookie_hash, row.cookie_hash),
-                (row.cookie_hash, cookie_hash),
-                (row.prev_until, now_ms() + COOKIE_GRACE_MS),
-                (row.rotation, row.rotation + 1),
-                *more,
-            )
-        )
-
-    async def rotate_cookie(
-        self, browser_id: str, cookie_hash: bytes, /, *, active: str | None = None
-    ) -> bool:
-        """Replace a browser's cookie hash; see `Store.rotate_cookie`."""
-        rotation = self._rotation(browser_id, cookie_hash)
-        if active is not None:
-            rotation = rotation.where(self.tables.browser.c.active_session_id == active)
-        return await self.change(rotation) == 1
 
     async def load(self, cookie_hash: bytes, /) -> Loaded | None:
         """Return the browser a cookie names and its active session; see `Store.load`."""
