@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, cast
-from urllib.parse import parse_qs, urlencode
+from typing import TYPE_CHECKING
+from urllib.parse import urlencode
 
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.requests import Request
+from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from atproto_oauth_asgi.access import error_headers, is_page
@@ -19,13 +18,14 @@ from atproto_oauth_asgi.errors import (
     ATProtoOAuthError,
     ConfigurationError,
     InvalidIdentifier,
-    LoginError,
     StoreUnavailable,
     error_for,
 )
 from atproto_oauth_asgi.metadata import METADATA_PATH
 from atproto_oauth_asgi.next_url import safe_next
-from atproto_oauth_asgi.pages import interstitial_page, login_page, message_page
+from atproto_oauth_asgi.pages import login_page, message_page
+from atproto_oauth_asgi.request_fields import read_fields
+from atproto_oauth_asgi.route_answers import as_asked, as_raised, json_error, wants_page
 from atproto_oauth_asgi.sessions import cookie_hash
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
-_BODY_LIMIT = 65_536
 #: Marks a login page that was redirected to BASE_URL's host once.
 _MOVED = "moved"
 _PUBLIC = {"cache-control": "public, max-age=600", "access-control-allow-origin": "*"}
@@ -79,8 +78,8 @@ class Routes:
                 raise
             except ATProtoOAuthError as exc:
                 self._events.warning("request.refused", error=exc.code, route=name, why=str(exc))
-                if not (is_page(request) or _wants_page(request)):
-                    return _json_error(exc)
+                if not (is_page(request) or wants_page(request)):
+                    return json_error(exc)
                 home = self._settings.base_url
                 return message_page("That did not work", exc.sentence, home=home, status=exc.status)
 
@@ -107,7 +106,7 @@ class Routes:
 
     async def _begin(self, request: Request) -> Response:
         refuse_cross_site(request, self._settings)
-        fields = await _fields(request)
+        fields = await read_fields(request)
         identifier = fields.get("identifier", "").strip()
         try:
             if not identifier:
@@ -123,10 +122,11 @@ class Routes:
         except ATProtoOAuthError as exc:
             if isinstance(exc, ConfigurationError):
                 raise
-            if not _wants_page(request):
-                return _json_error(exc)
+            if not wants_page(request):
+                return json_error(exc)
             return self._failed(exc, fields, identifier=identifier)
-        return _as_asked(request, fields, response)
+        interstitial = fields.get("interstitial") in _TRUE
+        return as_asked(request, response, interstitial=interstitial)
 
     async def callback(self, request: Request) -> Response:
         """Finish a login."""
@@ -149,7 +149,7 @@ class Routes:
         except StoreUnavailable as exc:
             response = self._ended(CallbackFailed(exc))
         except HTTPException as exc:
-            response = _as_raised(exc)
+            response = as_raised(exc)
         else:
             response = finished.response or RedirectResponse(finished.next, status_code=303)
             response.headers.append(
@@ -251,9 +251,9 @@ class Routes:
         """End the active account's session, here and at the authorization server."""
         refuse_wrong_host(request, self._settings)
         refuse_cross_site(request, self._settings)
-        fields = await _fields(request)
+        fields = await read_fields(request)
         cookies, store = self._oauth.cookies, self._oauth.core.store
-        if _wants_page(request):
+        if wants_page(request):
             target = safe_next(fields.get("next"), self._settings)
             response: Response = RedirectResponse(target, status_code=303, headers=_PRIVATE)
         else:
@@ -336,81 +336,6 @@ class Routes:
 
 _CARRIED = ("next", "scope", "prompt", "add")
 _TRUE = frozenset({"1", "true", "on", "yes"})
-
-
-def _as_raised(exc: HTTPException) -> Response:
-    """Answer what an app raised in `on_login` as Starlette and FastAPI answer it in a route."""
-    # FastAPI's own may be anything that is JSON.
-    detail = cast("object", exc.detail)
-    if exc.status_code in {204, 304}:
-        return Response(status_code=exc.status_code, headers=exc.headers)
-    if isinstance(detail, str):
-        return PlainTextResponse(detail, status_code=exc.status_code, headers=exc.headers)
-    return JSONResponse({"detail": detail}, status_code=exc.status_code, headers=exc.headers)
-
-
-async def _fields(request: Request) -> dict[str, str]:
-    """Read a form or a JSON object of strings, up to 64 KiB."""
-    body = bytearray()
-    try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > _BODY_LIMIT:
-                raise LoginError("The request body is larger than 64 KiB.")
-    except ClientDisconnect as exc:
-        raise LoginError("The browser went away in the middle of its request.") from exc
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    try:
-        if kind == "application/json":
-            document: object = json.loads(body or b"{}")
-            if not isinstance(document, dict):
-                raise LoginError("Send a JSON object.")
-            # A lone surrogate would only fail later, where it is stored or shown.
-            json.dumps(document, ensure_ascii=False).encode()
-            fields = cast("dict[str, object]", document)
-            return {
-                name: "1" if value is True else str(value)
-                for name, value in fields.items()
-                if isinstance(value, str | int) and value is not False
-            }
-        return {name: values[0] for name, values in parse_qs(body.decode()).items()}
-    except (ValueError, RecursionError) as exc:
-        raise LoginError("The request body is neither a form nor a JSON object.") from exc
-
-
-def _wants_page(request: Request) -> bool:
-    if "hx-request" in request.headers:
-        return False
-    if request.headers.get("content-type", "").lower().startswith("application/json"):
-        return False
-    mode = request.headers.get("sec-fetch-mode")
-    if mode is not None:
-        return mode == "navigate"
-    return "application/json" not in request.headers.get("accept", "")
-
-
-def _as_asked(request: Request, fields: Mapping[str, str], response: Response) -> Response:
-    """Return the redirect in the form that the page's script or framework can follow."""
-    url = response.headers["location"]
-    if "hx-request" in request.headers:
-        other: Response = Response(status_code=204, headers={"hx-redirect": url})
-    elif fields.get("interstitial") in _TRUE:
-        other = interstitial_page(url)
-    elif not _wants_page(request):
-        other = JSONResponse({"url": url})
-    else:
-        return response
-    other.headers["cache-control"] = "no-store"
-    other.headers["set-cookie"] = response.headers["set-cookie"]
-    return other
-
-
-def _json_error(exc: ATProtoOAuthError) -> Response:
-    return JSONResponse(
-        {"error": exc.code, "message": exc.sentence},
-        status_code=exc.status,
-        headers=error_headers(exc),
-    )
 
 
 def _sentence(code: str | None) -> str | None:
