@@ -68,9 +68,7 @@ def _spell(resource: str, named: Mapping[str, Sequence[str]]) -> str:
     else:
         others = [first, *others]
     # A raw "+" would read as a space, so here it stays encoded, unlike in the positional part.
-    pairs = [
-        f"{name}={quote(value, safe='*:/,@')}" for name in others for value in named.get(name, ())
-    ]
+    pairs = [f"{name}={quote(value, safe='*:/,@')}" for name in others for value in named[name]]
     return f"{resource}{positional}" + ("?" + "&".join(pairs) if pairs else "")
 
 
@@ -227,7 +225,7 @@ def _build(resource: str, values: _Values) -> _Known:
             raise _NotUnderstoodError(f"“{name}” may be given only once")
     first = next(iter(parameters))
     if not values.get(first):
-        raise _NotUnderstoodError(f"“{resource}” needs “{first}”, as in {EXAMPLES[resource]}")
+        raise _NotUnderstoodError(f"“{resource}” needs “{first}”")
     return _BUILDERS[resource](values)
 
 
@@ -299,7 +297,7 @@ def _repo(values: _Values) -> RepoPermission:
 
 def _rpc(values: _Values) -> RPCPermission:
     if "aud" not in values:
-        raise _NotUnderstoodError(f"“rpc” needs “aud”, as in {EXAMPLES['rpc']}")
+        raise _NotUnderstoodError("“rpc” needs “aud”")
     audience = values["aud"][0]
     methods = _nsids(values["lxm"], "method")
     if audience == "*" == methods[0]:
@@ -313,7 +311,7 @@ def _blob(values: _Values) -> BlobPermission:
     accept = {text.lower() for text in values["accept"]}
     for text in accept:
         if not _MIME.fullmatch(text):
-            raise _NotUnderstoodError(f"“{text}” is no MIME pattern: use {EXAMPLES['blob']}")
+            raise _NotUnderstoodError(f"“{text}” is no MIME pattern")
     if "*/*" in accept:
         return BlobPermission(accept=("*/*",))
     return BlobPermission(

@@ -132,8 +132,6 @@ def _covered(grant: tuple[Scope, ...], scope: Scope, sets: PermissionSets) -> bo
     if scope in grant:
         return True
     match scope:
-        case StaticScope() | UnknownScope():
-            return False
         case IncludeScope():
             return _covers_include(grant, scope, sets)
         case RepoPermission():
@@ -144,8 +142,11 @@ def _covered(grant: tuple[Scope, ...], scope: Scope, sets: PermissionSets) -> bo
             return _covers_blob(grant, scope)
         case AccountPermission():
             return _covers_account(grant, scope)
-        case IdentityPermission():  # pragma: no branch  # the last of the union
+        case IdentityPermission():
             return IdentityPermission(attribute="*") in grant
+        case StaticScope() | UnknownScope():
+            pass
+    return False
 
 
 def _has(grant: tuple[Scope, ...], static: str) -> bool:
@@ -283,7 +284,7 @@ def check_scopes(scope: str, optional_scope: str) -> tuple[str, str]:
 
 
 def _has_token(scope: str, token: str) -> bool:
-    return token in scope.split(" ")
+    return token in scope.split()
 
 
 def _mend(token: str) -> str:
@@ -292,8 +293,8 @@ def _mend(token: str) -> str:
     resource = token.partition("?")[0].partition(":")[0]
     if resource in RESOURCES:
         return f"write it as in {EXAMPLES[resource]}"
-    near = difflib.get_close_matches(token, STATIC_SCOPES, n=1) or difflib.get_close_matches(
-        resource, RESOURCES, n=1
+    near = difflib.get_close_matches(token, STATIC_SCOPES) or difflib.get_close_matches(
+        resource, RESOURCES
     )
     if near:
         return f"perhaps {EXAMPLES.get(near[0], near[0])} is meant"

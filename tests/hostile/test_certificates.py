@@ -66,7 +66,7 @@ async def test_no_tls_at_all_is_no_downgrade() -> None:
     policy = NetPolicy(resolve_host=Names(["127.0.0.1"]), allow_private_hosts=(NAME,), ports=None)
     async with serving() as server, opened(policy) as net:
         with pytest.raises(Unreachable) as caught:
-            await net.post_form(f"https://{NAME}:{server.port}/", {"code": "c"})
+            await net.post_form(f"https://{NAME}:{server.port}/", {"code": "c"}, deadline=0.5)
 
         assert not caught.value.sent
         assert server.requests == []

@@ -1,7 +1,8 @@
 """Mutates the security-relevant modules: `python dev.py mutation [again] [PART ...]`.
 
 With `again`, only the mutants that survived last time are tried, with the tests as they are now;
-that is for writing the test that kills one. What counts is a run without it.
+that is for writing the test that kills one. After a change of a module, which makes other mutants
+of it, and for the score, run it without.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ GOAL = 90
 def report(part: Part, mutants: list[Mutant]) -> bool:
     """Print what survived and how many did not; say whether that is good enough."""
     known = explained()
-    survivors = [mutant for mutant in mutants if not mutant.killed]
+    tried = [mutant for mutant in mutants if mutant.killed is not None]
+    survivors = [mutant for mutant in tried if not mutant.killed]
     unread = [mutant for mutant in survivors if mutant.change not in known]
     ours = [change for change in known if change.module in part.modules]
     living = {mutant.change for mutant in survivors}
@@ -27,14 +29,14 @@ def report(part: Part, mutants: list[Mutant]) -> bool:
         print(f"survived: {mutant.change}")
     for change in stale:
         print(f"explained, but not alive: {change}")
-    killed = len(mutants) - len(survivors)
-    score = 100 * killed / len(mutants)
+    killed = len(tried) - len(survivors)
+    score = 100 * killed / len(tried)
     print(
-        f"{part.name}: {len(mutants)} mutants, {killed} killed ({score:.1f} %),"
+        f"{part.name}: {len(tried)} of {len(mutants)} mutants, {killed} killed ({score:.1f} %),"
         f" {len(survivors) - len(unread)} explained, {len(unread)} survived unread",
         flush=True,
     )
-    return score >= GOAL and not unread and not stale
+    return len(tried) == len(mutants) and score >= GOAL and not unread and not stale
 
 
 def main(arguments: list[str]) -> int:
@@ -47,7 +49,9 @@ def main(arguments: list[str]) -> int:
     for name, part in known.items():
         if chosen and name not in chosen:
             continue
-        names = [mutant.name for mutant in results(part) if not mutant.killed] if again else None
+        names = (
+            [mutant.name for mutant in results(part) if mutant.killed is False] if again else None
+        )
         if names != []:
             run(part, names)
         good.append(report(part, results(part)))

@@ -50,7 +50,8 @@ class Mutant:
 
     name: str
     change: Change
-    killed: bool
+    #: None when it was not tried, which is so after a run of others whose module has changed.
+    killed: bool | None
 
 
 def parts() -> tuple[Part, ...]:
@@ -104,7 +105,7 @@ def _settings(part: Part) -> str:
         if not path.name.startswith(".") and path.name not in {PACKAGE, "tests", "pyproject.toml"}
     )
     arguments = [
-        *("-p", "no:cacheprovider", "-o", "timeout=10", "--hypothesis-profile=mutation"),
+        *("-p", "no:cacheprovider", "-o", "timeout=20", "--hypothesis-profile=mutation"),
         *("-m", "not slow and not browser and not reference"),
         *(f"--ignore={path}" for path in part.ignore),
     ]
@@ -139,7 +140,8 @@ def results(part: Part) -> list[Mutant]:
             original, _, _ = mangled.rpartition("__mutmut_")
             before, after = _difference(functions[f"{original}__mutmut_orig"], functions[mangled])
             change = Change(module, _qualified(original), before, after)
-            found.append(Mutant(name, change, killed=code in _KILLED))
+            killed = None if code is None else code in _KILLED
+            found.append(Mutant(name, change, killed))
     return found
 
 
