@@ -18,24 +18,21 @@ def read_key_file(path: Path) -> tuple[bytes, ...] | None:
         ConfigurationError: The file cannot be read or does not hold keys.
     """
     try:
-        text = path.read_text(encoding="ascii")
+        content = path.read_bytes()
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as exc:
+    except OSError as exc:
         raise ConfigurationError(
             f"The key file {path} cannot be read; give this process access to it, or set"
             " SECRET_KEYS."
         ) from exc
-    try:
-        keys = parse_secret_keys(text)
-    except ConfigurationError:
-        keys = ()
-    if not keys:
-        raise ConfigurationError(
-            f"The key file {path} does not hold a key; put it back from a backup, or delete it and"
-            " the database beside it, which cannot be opened without it."
-        )
-    return keys
+    with suppress(ConfigurationError, UnicodeError):
+        if keys := parse_secret_keys(content.decode()):
+            return keys
+    raise ConfigurationError(
+        f"The key file {path} does not hold a key; put it back from a backup, or delete it and"
+        " the database beside it, which cannot be opened without it."
+    )
 
 
 def make_key_file(path: Path) -> tuple[bytes, ...]:
@@ -52,8 +49,8 @@ def make_key_file(path: Path) -> tuple[bytes, ...]:
     try:
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
-            with os.fdopen(descriptor, "w", encoding="ascii") as file:
-                file.write(text + "\n")
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(f"{text}\n".encode())
                 file.flush()
                 os.fsync(file.fileno())
             # Unlike a rename, a link never replaces the file of another process.

@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import os
+import re
 import stat
 import threading
 from pathlib import Path
@@ -79,7 +80,10 @@ def test_a_row_edited_by_a_thief_does_not_open(field: str) -> None:
         ring.open(envelope, edited)
 
     assert ring.primary_key_id == caught.value.key_id
-    assert "payload" not in str(caught.value)
+    assert str(caught.value) == (
+        f"A row of the table {edited.table} does not open in its place: it was edited, copied or"
+        " damaged; end the session, and find out who writes to the database."
+    )
 
 
 def test_text_that_slides_from_one_field_into_the_next_does_not_open() -> None:
@@ -107,6 +111,10 @@ def test_bytes_that_are_no_envelope_are_refused(envelope: bytes) -> None:
         KeyRing([OLD]).open(envelope, PLACE)
 
     assert caught.value.key_id is None
+    assert str(caught.value) == (
+        "A sealed column does not hold an envelope of this version; run the version that wrote it,"
+        " or end the session."
+    )
 
 
 def test_a_row_is_sealed_anew_each_time_and_under_a_key_of_its_own() -> None:
@@ -165,6 +173,7 @@ def test_a_generated_key_is_fresh_and_of_32_bytes() -> None:
     one, two = generate_secret_key(), generate_secret_key()
 
     assert one != two
+    assert re.fullmatch(r"[A-Za-z0-9_-]{43}", one)
     assert 32 == len(parse_secret_keys(one)[0])
 
 
@@ -220,21 +229,41 @@ def test_the_loser_of_a_race_for_the_key_file_uses_the_winners_key(tmp_path: Pat
     assert [path] == list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("content", [b"", b"\n", b"\xff", b"nonsense"])
+@pytest.mark.parametrize("content", [b"", b"\n", b"\xff", "é".encode(), b"nonsense"])
 def test_a_damaged_key_file_is_never_replaced(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "key"
     path.write_bytes(content)
 
     for use in (read_key_file, make_key_file):
-        with pytest.raises(ConfigurationError, match="key file"):
+        with pytest.raises(ConfigurationError) as caught:
             use(path)
+        assert str(caught.value) == (
+            f"The key file {path} does not hold a key; put it back from a backup, or delete it and"
+            " the database beside it, which cannot be opened without it."
+        )
 
     assert content == path.read_bytes()
 
 
+def test_a_key_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        read_key_file(tmp_path)
+
+    assert str(caught.value) == (
+        f"The key file {tmp_path} cannot be read; give this process access to it, or set"
+        " SECRET_KEYS."
+    )
+
+
 def test_a_place_where_no_key_file_can_be_made_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="secrets generate"):
-        make_key_file(tmp_path / "missing" / "key")
+    path = tmp_path / "missing" / "key"
+    with pytest.raises(ConfigurationError) as caught:
+        make_key_file(path)
+
+    assert str(caught.value) == (
+        f"The key file {path} cannot be made; let this process write there, or set SECRET_KEYS,"
+        " made with `atproto-oauth-asgi secrets generate`."
+    )
 
 
 def test_a_link_to_nowhere_is_not_taken_for_a_key_file(tmp_path: Path) -> None:
