@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import base64
 import re
-import sqlite3
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import asynccontextmanager, closing
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
+import sqlalchemy as sa
 
 from atproto_oauth_asgi.errors import SealBroken
-from atproto_oauth_asgi.plugins import migrate_empty
 from atproto_oauth_asgi.testing import Network
+from atproto_oauth_asgi_stores import SQLStore
 from tests.app.test_secrets import everything_logged
 from tests.app.world import PAGE, World, world
+from tests.attacks.dumps import Database
 
 pytestmark = [pytest.mark.anyio, pytest.mark.spec("P8", "Q4")]
 
@@ -27,39 +26,14 @@ TABLES = ("atproto_oauth_one_time", "atproto_oauth_browser", "atproto_oauth_sess
 @dataclass
 class Loot:
     here: World
-    path: Path
-    #: Every value of every row, and every word of the log.
+    #: Every value of every row, and every word of the dump and of the log.
     words: set[str]
 
 
-def dumped(path: Path) -> Iterator[object]:
-    with closing(sqlite3.connect(path)) as database:
-        for table in TABLES:
-            rows = database.execute(f"SELECT * FROM {table}").fetchall()  # noqa: S608
-            assert rows, f"{table} is empty: there would be nothing to steal"
-            for row in rows:
-                yield from row
-
-
-def spelt(value: object) -> Iterator[str]:
-    """Spell a stolen value in all ways that a cookie or a parameter could have."""
-    raw = value if isinstance(value, bytes) else str(value).encode()
-    yield raw.decode("latin-1")
-    yield raw.hex()
-    for coded in (base64.urlsafe_b64encode(raw), base64.b64encode(raw)):
-        yield coded.decode()
-        yield coded.decode().rstrip("=")
-        # The right length for a cookie, from whatever is long enough.
-        yield coded.decode()[:43]
-
-
 @asynccontextmanager
-async def stolen(tmp_path: Path) -> AsyncGenerator[Loot]:
-    path = tmp_path / "sessions.db"
-    url = f"sqlite:///{path}"
-    await migrate_empty(url)
+async def stolen(database: Database) -> AsyncGenerator[Loot]:
     with everything_logged() as logged:
-        async with world(Network(), store=url) as here:
+        async with world(Network(), store=database.url) as here:
             await here.login("alice.test")
             assert await here.who() == here.did()
             # A login of another browser is under way: Alice's again.
@@ -72,13 +46,15 @@ async def stolen(tmp_path: Path) -> AsyncGenerator[Loot]:
                 assert begun.status_code == 303
                 # Somebody failed too, so the log has its warnings.
                 await other.get("/oauth/callback?state=x")
-                words = {one for value in dumped(path) for one in spelt(value)}
+                rows = await database.rows()
+                assert all(rows[table] for table in TABLES), "there would be nothing to steal"
+                words = await database.words()
                 words |= {word for text in logged.texts for word in re.split(r"[\s'\"=&?,]", text)}
-                yield Loot(here, path, {word for word in words if len(word) >= 8})
+                yield Loot(here, {word for word in words if len(word) >= 8})
 
 
-async def test_nothing_in_them_is_a_session_cookie(tmp_path: Path) -> None:
-    async with stolen(tmp_path) as loot, loot.here.another_browser() as thief:
+async def test_nothing_in_them_is_a_session_cookie(database: Database) -> None:
+    async with stolen(database) as loot, loot.here.another_browser() as thief:
         name = loot.here.oauth.cookies.session
         fitting = {word for word in loot.words if re.fullmatch(r"[A-Za-z0-9_-]{43}", word)}
         # The hash of the real cookie is among what fits, so this could succeed.
@@ -91,8 +67,8 @@ async def test_nothing_in_them_is_a_session_cookie(tmp_path: Path) -> None:
         assert await loot.here.who() == loot.here.did()
 
 
-async def test_nothing_in_them_finishes_a_login(tmp_path: Path) -> None:
-    async with stolen(tmp_path) as loot, loot.here.another_browser() as thief:
+async def test_nothing_in_them_finishes_a_login(database: Database) -> None:
+    async with stolen(database) as loot, loot.here.another_browser() as thief:
         here = loot.here
         login = here.oauth.cookies.login
         fitting = sorted(word for word in loot.words if re.fullmatch(r"[A-Za-z0-9_-]{43}", word))
@@ -106,10 +82,11 @@ async def test_nothing_in_them_finishes_a_login(tmp_path: Path) -> None:
         assert here.network.log.of("token")[1:] == []
 
 
-async def test_nothing_in_them_is_a_token(tmp_path: Path) -> None:
-    async with stolen(tmp_path) as loot:
+async def test_nothing_in_them_is_a_token(database: Database) -> None:
+    async with stolen(database) as loot:
         session = loot.here.network.sessions("alice.test")[0]
         whole = "\n".join(loot.words)
+        assert loot.here.did() in whole
         assert session.refresh_token
         assert session.refresh_token not in whole
         assert "-----BEGIN" not in whole
@@ -117,9 +94,9 @@ async def test_nothing_in_them_is_a_token(tmp_path: Path) -> None:
 
 
 async def test_a_sealed_payload_moved_into_the_thiefs_own_row_does_not_open(
-    tmp_path: Path,
+    database: Database,
 ) -> None:
-    async with stolen(tmp_path) as loot:
+    async with stolen(database) as loot:
         here = loot.here
         here.network.add_account("mallory.test")
         async with here.another_browser() as thief:
@@ -131,22 +108,19 @@ async def test_a_sealed_payload_moved_into_the_thiefs_own_row_does_not_open(
             await thief.get(here.network.approve(begun.headers["location"], "mallory.test"))
             mine = thief.cookies[here.oauth.cookies.session]
 
-        with closing(sqlite3.connect(loot.path)) as database:
-            columns = "sealed_tokens, sealed_dpop_key, did, issuer, handle, scope, client_id"
-            (alice,) = database.execute(
-                f"SELECT {columns} FROM atproto_oauth_session WHERE did = ?",  # noqa: S608
-                (here.did().encode() if _binary(database) else here.did(),),
-            ).fetchall()
-            database.execute(
-                "UPDATE atproto_oauth_session SET sealed_tokens = ?, sealed_dpop_key = ?, did = ?"
-                " WHERE handle = 'mallory.test'",
-                alice[:3],
+        async with aclosing(SQLStore(database.url)) as store:
+            row = store.tables.session.c
+            ((tokens, key),) = await store.rows(
+                sa.select(row.sealed_tokens, row.sealed_dpop_key).where(row.did == here.did())
             )
-            database.commit()
+            moved = {"sealed_tokens": tokens, "sealed_dpop_key": key, "did": here.did()}
+            await store.change(
+                sa.update(store.tables.session).where(row.handle == "mallory.test").values(moved)
+            )
 
         # Another process, which remembers nothing.
         async with (
-            world(here.network, store=f"sqlite:///{loot.path}") as there,
+            world(here.network, store=database.url) as there,
             there.another_browser() as thief,
         ):
             headers = {**PAGE, "cookie": f"{there.oauth.cookies.session}={mine}"}
@@ -154,8 +128,3 @@ async def test_a_sealed_payload_moved_into_the_thiefs_own_row_does_not_open(
                 assert (await thief.get("/who", headers=headers)).json() == {"did": None}
             assert "session.seal_broken" in logged.texts
             assert any(SealBroken.__name__ in text for text in logged.texts)
-
-
-def _binary(database: sqlite3.Connection) -> bool:
-    kind = database.execute("SELECT typeof(did) FROM atproto_oauth_session").fetchone()[0]
-    return bool(kind == "blob")
