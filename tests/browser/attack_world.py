@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 from collections.abc import Generator
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 
 import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from playwright.sync_api import Browser, BrowserContext, Page, Playwright
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -25,6 +29,8 @@ from tests.browser.serving import Served, serving
 APP = "https://app.birdsong.dev"
 SIBLING = "https://evil.birdsong.dev"
 EVIL = "https://attacker.example"
+#: The site is trusted by its key: what comes with an error of its certificate is never cached.
+_TRUST = "--ignore-certificate-errors-spki-list"
 #: What an app may be called; every page of ours shows it.
 NAME = '"><script>pwned=1</script><img src=x onerror=pwned=1>'
 
@@ -51,6 +57,12 @@ async def _socket(websocket: WebSocket) -> None:
     await websocket.accept()
     await websocket.send_text(session.did if session else "nobody")
     await websocket.close()
+
+
+def _key_hash(issued: trustme.LeafCert) -> str:
+    certificate = x509.load_pem_x509_certificate(issued.cert_chain_pems[0].bytes())
+    key = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return base64.b64encode(sha256(key).digest()).decode()
 
 
 @dataclass
@@ -87,7 +99,7 @@ class Stage:
     @contextlib.contextmanager
     def person(self) -> Generator[Victim]:
         """Give a browser window with no history."""
-        context = self.browser.new_context(ignore_https_errors=True)
+        context = self.browser.new_context()
         context.set_default_timeout(SECONDS)
         try:
             yield Victim(self, context)
@@ -173,7 +185,8 @@ def stage(playwright: Playwright, folder: Path) -> Generator[Stage]:
     attacker = Attacker()
     hosts = [url.removeprefix("https://") for url in (APP, SIBLING, EVIL, PDS_ORIGIN)]
     certificate = folder / "sites.pem"
-    trustme.CA().issue_cert(*hosts).private_key_and_cert_chain_pem.write_to_path(str(certificate))
+    issued = trustme.CA().issue_cert(*hosts)
+    issued.private_key_and_cert_chain_pem.write_to_path(str(certificate))
     site = Served(app=app, certificate=certificate)
     evil = Served(app=attacker, certificate=certificate)
     server = Served(app=network.host.app, certificate=certificate)
@@ -184,7 +197,7 @@ def stage(playwright: Playwright, folder: Path) -> Generator[Stage]:
     with (
         serving(site, evil, server),
         chromium(
-            playwright, f"--host-resolver-rules={rules}", "--ignore-certificate-errors"
+            playwright, f"--host-resolver-rules={rules}", f"{_TRUST}={_key_hash(issued)}"
         ) as browser,
     ):
         yield Stage(network, oauth, attacker, browser, posted)

@@ -440,6 +440,7 @@ def test_two_tabs_log_in_as_two_accounts_and_both_pages_agree(victim: Victim) ->
     first = victim.approved("alice.test")
     second = victim.approved("bob.test", page=other)
     victim.page.goto(first)
+    assert victim.who() == victim.did("alice.test")
     other.goto(second)
 
     # The one that came last is who this browser is, in both tabs.
@@ -457,3 +458,10 @@ def test_the_callbacks_address_goes_to_nobody(victim: Victim) -> None:
     code = parse_qs(urlsplit(back).query)["code"][0]
     assert not any(code in (referer or "") for referer in sent)
     assert code not in victim.page.url
+
+    # Where it ends in a page of ours, that page's links do not tell either.
+    failed = f"{APP}/oauth/callback?{urlencode({'state': 'x', 'code': code})}"
+    victim.page.goto(failed)
+    victim.page.get_by_role("link", name="Back to").click()
+    victim.page.wait_for_url(f"{APP}/")
+    assert not any(code in (referer or "") for referer in sent)

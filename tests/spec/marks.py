@@ -40,9 +40,12 @@ class Carried:
 
 
 class Only:
-    """Runs the tests that carry a rule, or those of the given names, outside the slow rings."""
+    """Runs the tests that carry a rule, outside the slow rings; or those of the given names.
 
-    def __init__(self, *, rule: str | None = None, names: frozenset[str] = frozenset()) -> None:
+    The name of a function stands for all its parameters.
+    """
+
+    def __init__(self, *, rule: str = "", names: frozenset[str] = frozenset()) -> None:
         self._rule = rule
         self._names = names
         self.failed: list[str] = []
@@ -62,8 +65,8 @@ class Only:
             self.failed.append(report.nodeid)
 
     def _wanted(self, item: pytest.Item) -> bool:
-        if self._rule is None:
-            return item.nodeid in self._names
+        if not self._rule:
+            return not self._names.isdisjoint({item.nodeid, item.nodeid.partition("[")[0]})
         slow = item.nodeid.startswith(SLOW) or any(
             item.get_closest_marker(ring) is not None for ring in RINGS
         )

@@ -25,7 +25,7 @@ from types import CodeType, ModuleType
 import pytest
 
 from tests.spec.marks import SLOW, Only
-from tests.spec.rules import FAULTS, ROOT, Fault, module_name
+from tests.spec.rules import ATTACK_FAULTS, FAULTS, ROOT, Fault, module_name
 
 #: What the tests import from elsewhere: loaded once, before the processes are forked. Nothing of
 #: this project may be among it.
@@ -85,12 +85,12 @@ class _Finder(importlib.abc.MetaPathFinder):
         return importlib.util.spec_from_file_location(fullname, self._path, loader=loader)
 
 
-def _run(only: Only, files: Iterable[str], *, stop: bool) -> int:
+def _run(only: Only, files: Iterable[str], *, stop: bool, seconds: int = 20) -> int:
     options = ["-q", "--no-header", "-p", "no:randomly", "-p", "no:cacheprovider"]
     # What was loaded before the fork is nothing that assertions are rewritten in.
     options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
     if stop:
-        options += ["-x", "-o", "timeout=20"]
+        options += ["-x", "-o", f"timeout={seconds}"]
     return int(pytest.main([*options, *files], plugins=[only]))
 
 
@@ -110,12 +110,16 @@ def _try(fault: Fault) -> Outcome:
         finder = _Finder(fault)
     except LookupError as exc:
         return Outcome(fault.name, trouble=str(exc))
-    files = [file for file in files_of(fault.rule, fault.tests) if not file.startswith(SLOW)]
+    file, _, function = fault.tests.partition("::")
+    if function:
+        files, only, seconds = [file], Only(names=frozenset({fault.tests})), 60
+    else:
+        files = [name for name in files_of(fault.rule, file) if not name.startswith(SLOW)]
+        only, seconds = Only(rule=fault.rule), 20
     if not files:
         return Outcome(fault.name, trouble=f"no test in {fault.tests} carries {fault.rule}")
     sys.meta_path.insert(0, finder)
-    only = Only(rule=fault.rule)
-    status = _run(only, files, stop=True)
+    status = _run(only, files, stop=True, seconds=seconds)
     if only.broken:
         return Outcome(fault.name, trouble=f"cannot be collected: {', '.join(only.broken)}")
     if not finder.loaded:
@@ -174,7 +178,9 @@ def _next_to_end(running: Collection[int], begun: Mapping[int, float]) -> int:
         time.sleep(0.02)
 
 
-def plant(faults: Sequence[Fault], say: Callable[[Outcome], None], *, workers: int) -> None:
+def plant(
+    faults: Sequence[Fault], say: Callable[[Outcome], None], *, workers: int, control: bool = True
+) -> None:
     """Try the faults, some at a time, then the control; say each outcome as it is known."""
     for name in _THEIRS:
         importlib.import_module(name)
@@ -193,6 +199,8 @@ def plant(faults: Sequence[Fault], say: Callable[[Outcome], None], *, workers: i
             outcome = _read(fault.name, log)
             suspects.update(outcome.failed)
             say(outcome)
+        if not control:
+            return
         log = Path(folder) / "control.log"
         os.waitpid(_fork(partial(_control, frozenset(suspects)), log), 0)
         say(_read("", log))
@@ -200,12 +208,15 @@ def plant(faults: Sequence[Fault], say: Callable[[Outcome], None], *, workers: i
 
 def main(names: Sequence[str]) -> None:
     """Try the named faults, or all."""
-    chosen = [FAULTS[name] for name in names] if names else list(FAULTS.values())
+    known = {**FAULTS, **ATTACK_FAULTS}
+    chosen = [known[name] for name in names] if names else list(FAULTS.values())
+    # The attacks, which take long, are tried without a fault elsewhere in the same run.
+    control = not ATTACK_FAULTS.keys() >= set(names) or not names
 
     def say(outcome: Outcome) -> None:
         print(json.dumps(asdict(outcome)), flush=True)
 
-    plant(chosen, say, workers=os.cpu_count() or 1)
+    plant(chosen, say, workers=os.cpu_count() or 1, control=control)
 
 
 if __name__ == "__main__":

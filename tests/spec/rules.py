@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -37,14 +38,17 @@ class Rule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """One change of the source that takes a rule away; a test of that rule must fail for it."""
+    """One change of the source that takes a defence away; a test must fail for it.
+
+    Which one is said by the rule that it carries, or, of a fault of an attack, by `tests`.
+    """
 
     name: str
-    rule: str
+    rule: str = ""
     #: Text that occurs exactly once in the sources, and what takes its place.
     right: str
     wrong: str
-    #: Only tests in this file or folder, where the rule has many tests.
+    #: Only tests in this file or folder, where the rule has many tests; or one function of a file.
     tests: str = "tests"
 
     def change(self) -> tuple[Path, str]:
@@ -85,9 +89,9 @@ def _load_rules() -> dict[str, Rule]:
     return {number: Rule(number=number, **row) for number, row in table.items()}
 
 
-def _load_faults() -> dict[str, Fault]:
+def _load_faults(paths: Iterable[Path]) -> dict[str, Fault]:
     faults: dict[str, Fault] = {}
-    for path in sorted((HERE / "faults").glob("*.toml")):
+    for path in paths:
         for row in tomllib.loads(path.read_text(encoding="utf-8"))["fault"]:
             fault = Fault(**row)
             if fault.name in faults:
@@ -99,4 +103,7 @@ def _load_faults() -> dict[str, Fault]:
 
 _sources: dict[Path, str] = {}
 RULES = _load_rules()
-FAULTS = _load_faults()
+#: Those of rules.
+FAULTS = _load_faults(sorted((HERE / "faults").glob("*.toml")))
+#: Those of attacks that need a browser.
+ATTACK_FAULTS = _load_faults([ROOT / "tests" / "browser" / "faults.toml"])

@@ -1,0 +1,55 @@
+"""Every attack in Chromium succeeds when its defence is taken away."""
+
+from __future__ import annotations
+
+import ast
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.browser.chromium import INSTALL
+from tests.rings import require_tool
+from tests.spec.planted import Planting, planting
+from tests.spec.rules import ATTACK_FAULTS
+
+__all__ = ["planting"]
+
+ATTACKS = Path(__file__).with_name("test_attacks.py")
+#: Attacks that no one line of the library stands against, and what does.
+WITHOUT = {
+    "test_a_forged_did_cookie_is_nobody": "no code anywhere takes a DID from a cookie",
+}
+
+pytestmark = [
+    pytest.mark.slow,
+    # The first of them waits for its turn among all.
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="faults are planted in forked processes"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _chromium() -> None:
+    require_tool("chromium", INSTALL)
+
+
+@pytest.mark.parametrize("name", ATTACK_FAULTS)
+def test_an_attack_succeeds_without_its_defence(name: str, planting: Planting) -> None:
+    outcome = planting.outcome(name)
+
+    assert outcome.trouble == ""
+    assert outcome.failed, f"{ATTACK_FAULTS[name].tests} passes all the same"
+
+
+def test_every_attack_has_a_defence_to_take_away() -> None:
+    tree = ast.parse(ATTACKS.read_text(encoding="utf-8"))
+    attacks = {
+        node.name
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+    }
+    faulted = {fault.tests.rpartition("::")[2] for fault in ATTACK_FAULTS.values()}
+
+    assert attacks == faulted | WITHOUT.keys()
+    assert not faulted & WITHOUT.keys()
