@@ -33,7 +33,7 @@ _TOKEN68 = re.compile(r"[0-9A-Za-z._~+/-]+=*[ \t]*(?=,|$)")
 
 def b64url(data: bytes) -> str:
     """Encode bytes as base64url without padding (RFC 7515 §2)."""
-    return urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+    return urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
 def _segment(data: bytes) -> bytes:
@@ -61,7 +61,7 @@ class DPoPKey:
     def __init__(self, private: ec.EllipticCurvePrivateKey) -> None:
         self._private = private
         numbers = private.public_key().public_numbers()
-        x, y = (b64url(n.to_bytes(32, "big")) for n in (numbers.x, numbers.y))
+        x, y = (b64url(n.to_bytes(32)) for n in (numbers.x, numbers.y))
         public = f'{{"crv":"P-256","kty":"EC","x":"{x}","y":"{y}"}}'
         #: RFC 7638 thumbprint of the public key, the `jkt` of RFC 9449 §6.1.
         self.thumbprint = b64url(sha256(public.encode()).digest())
@@ -118,7 +118,7 @@ class DPoPKey:
             claims += f',"ath":"{ath}"'
         signed = self._header + b"." + _segment(claims.encode() + b"}")
         signature = _segment(_raw_signature(self._private.sign(signed, _ES256)))
-        return (signed + b"." + signature).decode("ascii")
+        return (signed + b"." + signature).decode()
 
 
 def target_uri(url: httpx.URL) -> str:
@@ -127,13 +127,13 @@ def target_uri(url: httpx.URL) -> str:
     Scheme and host are lower case, a default port is left out, and the path is byte for byte the
     one that is sent.
     """
-    path = url.raw_path.partition(b"?")[0].decode("ascii") or "/"
+    path = url.raw_path.partition(b"?")[0].decode()
     return origin_of(url) + path
 
 
 def origin_of(url: httpx.URL) -> str:
     """Return scheme, host and non-default port of a URL (RFC 6454 §6.2)."""
-    host = url.netloc.decode("ascii")
+    host = url.netloc.decode()
     # httpx keeps a default port after a scheme in capitals.
     if url.port is not None and url.port == _DEFAULT_PORTS.get(url.scheme):
         host = host.rpartition(":")[0]
@@ -175,13 +175,17 @@ class Nonces:
         values = headers.get_list("dpop-nonce")
         if len(values) != 1 or not _NONCE.fullmatch(values[0]):
             return None
-        self._by_origin[origin] = values[0]
+        self.keep(origin, values[0])
+        return values[0]
+
+    def keep(self, origin: str, nonce: str) -> None:
+        """Keep a valid nonce, here and where the next session starts from."""
+        self._by_origin[origin] = nonce
         self._by_origin.move_to_end(origin)
         if len(self._by_origin) > self.LIMIT:
             self._by_origin.popitem(last=False)
         if self._shared is not None:
-            self._shared.learn(origin, headers)
-        return values[0]
+            self._shared.keep(origin, nonce)
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,4 +97,5 @@ def test_memory_has_a_bound() -> None:
 
 def test_sessions_share_what_is_known_of_clocks() -> None:
     root = Nonces()
+    assert root.clocks.learn(ORIGIN, date(60))
     assert Nonces(Nonces(root)).clocks is root.clocks
