@@ -41,7 +41,7 @@ class Attempt:
 
     def to_bytes(self) -> bytes:
         """Return the form that is sealed."""
-        return json.dumps(asdict(self), separators=(",", ":")).encode()
+        return json.dumps(asdict(self)).encode()
 
     @classmethod
     def from_bytes(cls, payload: bytes) -> Attempt:
@@ -66,7 +66,7 @@ def new_verifier() -> str:
 
 def challenge_of(verifier: str) -> str:
     """Return the S256 code challenge of a verifier (RFC 7636 §4.2)."""
-    return b64url(sha256(verifier.encode("ascii")).digest())
+    return b64url(sha256(verifier.encode()).digest())
 
 
 def digest(secret: str) -> bytes:
@@ -76,4 +76,4 @@ def digest(secret: str) -> bytes:
 
 def encode_key(key: DPoPKey) -> str:
     """Return a DPoP key in the form of `Attempt.dpop_key`."""
-    return base64.b64encode(key.to_der()).decode("ascii")
+    return base64.b64encode(key.to_der()).decode()

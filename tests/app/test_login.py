@@ -6,6 +6,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from atproto_oauth_asgi.testing import Network
+from atproto_oauth_asgi.testing.web import Answer
 from tests.app.world import BASE_URL, PAGE, SCRIPT, world
 
 pytestmark = pytest.mark.anyio
@@ -117,11 +118,34 @@ async def test_the_request_is_pushed_with_all_that_the_profile_wants_and_nothing
             "state": "",
             "code_challenge": "",
         }
-        assert len(one.parameters["state"]) >= 22
+        # 256 bits (atproto OAuth: PAR asks for at least 128).
+        assert len(one.parameters["state"]) == 43
         assert one.parameters["state"] != two.parameters["state"]
         assert one.parameters["code_challenge"] != two.parameters["code_challenge"]
         assert one.jkt is not None
         assert one.jkt != two.jkt
+
+
+@pytest.mark.spec("E9")
+@pytest.mark.parametrize("status", [200, 201])
+async def test_a_pushed_request_of_the_shortest_life_is_used(status: int) -> None:
+    def shortest(answer: Answer) -> Answer:
+        if answer.status != 201:
+            return answer
+        return replace(answer, status=status).with_json(expires_in=1)
+
+    async with world() as here:
+        with here.network.alter("/oauth/par", shortest):
+            assert (await here.begin()).status_code == 303
+
+
+async def test_in_development_a_server_may_be_typed_with_http() -> None:
+    async with world(base_url="http://127.0.0.1:8000", allow_insecure_loopback=True) as here:
+        begun = await here.browser.post(
+            "/oauth/login", json={"identifier": "http://127.0.0.1:1"}, headers=SCRIPT
+        )
+
+        assert begun.json()["error"] != "invalid_identifier"
 
 
 @pytest.mark.spec("E6", "A20")

@@ -108,6 +108,7 @@ async def test_a_confidential_session_keeps_both_of_its_keys_for_life() -> None:
         "client_id", "grant_type", "code", "redirect_uri", "code_verifier",
     }  # fmt: skip
     assert exchanged.form["redirect_uri"] == pushed[0].form["redirect_uri"]
+    assert len(exchanged.form["code_verifier"]) == 64
     challenge = b64url(sha256(exchanged.form["code_verifier"].encode()).digest())
     assert challenge == pushed[0].form["code_challenge"] == pushed[1].form["code_challenge"]
     assert refreshed.form.keys() == ASSERTED | {"client_id", "grant_type", "refresh_token"}

@@ -110,9 +110,10 @@ async def test_a_sealed_payload_moved_into_the_thiefs_own_row_does_not_open(
 
         async with aclosing(SQLStore(database.url)) as store:
             row = store.tables.session.c
-            ((tokens, key),) = await store.rows(
+            (hers,) = await store.rows(
                 sa.select(row.sealed_tokens, row.sealed_dpop_key).where(row.did == here.did())
             )
+            tokens, key = tuple(hers)
             moved = {"sealed_tokens": tokens, "sealed_dpop_key": key, "did": here.did()}
             await store.change(
                 sa.update(store.tables.session).where(row.handle == "mallory.test").values(moved)

@@ -1,0 +1,157 @@
+"""Why a login failed is told to whoever runs the app, in a sentence; the person is told less."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+
+import pytest
+from starlette.requests import HTTPConnection
+
+from atproto_oauth_asgi.errors import AuthorizationFailed, LoginError, PDSUnreachable
+from atproto_oauth_asgi.instrumentation import Event
+from atproto_oauth_asgi.testing.web import Answer
+from tests.app.world import world
+from tests.hostile.lies import honest_challenge, member, nonce, raw
+
+pytestmark = [pytest.mark.anyio, pytest.mark.spec("E11")]
+
+Change = Callable[[Answer], Answer]
+CONNECTION = HTTPConnection({"type": "http", "headers": [], "client": ("198.51.100.1", 1)})
+LACKS = "The answer to the pushed authorization request lacks request_uri or expires_in."
+SCOPE = "A login's scope must name `atproto`, and nothing twice."
+
+
+def refused(status: int = 400, **answer: str | None) -> Change:
+    """Answer with an OAuth error (RFC 6749 §5.2)."""
+    return honest_challenge(lambda given: replace(given, status=status).with_json(**answer))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One way in which a login fails, and what is said of it."""
+
+    code: str
+    why: str
+    #: The OAuth error code that the app is told.
+    error: str | None = None
+    change: Change | None = None
+    #: Arguments of a start.
+    start: dict[str, str] = field(default_factory=dict[str, str])
+
+
+STARTS = {
+    "no such prompt": Case(
+        start={"prompt": "maybe"},
+        code="login_failed",
+        why="prompt must be one of consent, create, login, none, select_account.",
+    ),
+    "silently, in public": Case(
+        start={"prompt": "none"},
+        code="login_failed",
+        why="Only a confidential client may log in silently; set CLIENT_KEYS, or drop the prompt.",
+    ),
+    "without atproto": Case(start={"scope": "repo:*"}, code="scope_refused", why=SCOPE),
+    "twice": Case(start={"scope": "atproto atproto"}, code="scope_refused", why=SCOPE),
+    "undeclared": Case(
+        start={"scope": "atproto repo:*"},
+        code="scope_refused",
+        why="'repo:*' is in neither SCOPE nor OPTIONAL_SCOPE; add it to one of them.",
+    ),
+    "no address": Case(change=member("request_uri", None), code="authorization_failed", why=LACKS),
+    "no life": Case(change=member("expires_in", 0), code="authorization_failed", why=LACKS),
+    "no JSON": Case(
+        change=raw(b"<html>"),
+        code="authorization_failed",
+        why="The answer of 'pds.example' is not valid JSON.",
+    ),
+    "too large": Case(
+        change=raw(b"x" * 100_000),
+        code="authorization_failed",
+        why="The answer of 'pds.example' is larger than 65536 bytes or crumbled.",
+    ),
+    "no nonce": Case(
+        change=nonce(),
+        code="authorization_failed",
+        why="The server takes DPoP proofs but gives no DPoP-Nonce (atproto OAuth: DPoP).",
+        error="missing_dpop_nonce",
+    ),
+    "refused": Case(
+        change=refused(401, error="invalid_client", error_description="no"),
+        code="authorization_failed",
+        why="The authorization server answered 401 invalid_client; see the log for its words.",
+        error="invalid_client",
+    ),
+    "the scope refused": Case(
+        change=refused(error="invalid_scope", error_description="no"),
+        code="scope_refused",
+        why=(
+            "The authorization server answered 400 invalid_scope; it does not grant the scope that"
+            " was asked for."
+        ),
+    ),
+    "refused without a word": Case(
+        change=refused(error=None),
+        code="authorization_failed",
+        why="The authorization server answered 400; see the log for its words.",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", STARTS.values(), ids=STARTS)
+async def test_a_start_that_fails(case: Case) -> None:
+    told: list[Event] = []
+    change = honest_challenge(case.change) if case.change else None
+    async with world(on_event=told.append) as here:
+        with (
+            here.network.alter("/oauth/par", change) if change else nullcontext(),
+            pytest.raises(LoginError) as caught,
+        ):
+            await here.oauth.authorize_redirect(
+                CONNECTION,
+                "alice.test",
+                prompt=case.start.get("prompt"),
+                scope=case.start.get("scope"),
+            )
+
+    assert (caught.value.code, str(caught.value)) == (case.code, case.why)
+    error = caught.value.error if isinstance(caught.value, AuthorizationFailed) else None
+    assert error == case.error
+    assert told[-1].name == "login.failed"
+    assert told[-1].fields == {"error": case.code, "why": case.why}
+    assert [event.name for event in told[:-1]] == (
+        ["login.refused_by_server"] if "answered" in case.why else []
+    )
+
+
+async def test_a_refusal_is_told_in_the_servers_words() -> None:
+    told: list[Event] = []
+    async with world(on_event=told.append) as here:
+        with here.network.alter("/oauth/par", refused(401, error="x", error_description="Nø\n")):
+            await here.begin()
+
+    assert told[0].name == "login.refused_by_server"
+    assert told[0].fields == {"status": 401, "error": "x", "words": "'N\\xf8 '"}
+
+
+async def test_a_server_that_is_away_at_the_start() -> None:
+    async with world() as here:
+        await here.login()
+        # Who it is, and where, is remembered.
+        with here.network.outage(), pytest.raises(PDSUnreachable) as caught:
+            await here.oauth.authorize_redirect(CONNECTION, "alice.test")
+
+        assert str(caught.value) == "The app gave no complete answer."
+        assert caught.value.identifier == here.network.host.origin
+
+
+async def test_a_start_that_succeeds() -> None:
+    told: list[Event] = []
+    async with world(on_event=told.append) as here:
+        issuer = here.network.host.origin
+        for typed, did in (("alice.test", here.did()), (issuer, None)):
+            await here.begin(typed)
+
+            assert told[-1].name == "login.begun"
+            assert told[-1].fields == {"did": did, "issuer": issuer}
