@@ -82,8 +82,13 @@ class _Received:
 class CallbackFailed(Exception):  # carries an error to the page that shows it
     """Says why a login ended, and what the person had typed."""
 
-    def __init__(self, error: ATProtoOAuthError, *, identifier: str = "", next: str = "") -> None:  # noqa: A002  # the parameter's name in the whole flow
-        super().__init__(str(error))
+    def __init__(
+        self,
+        error: ATProtoOAuthError,
+        *,
+        identifier: str | None = None,
+        next: str | None = None,  # noqa: A002  # the parameter's name in the whole flow
+    ) -> None:
         self.error = error
         self.identifier = identifier
         self.next = next
@@ -176,7 +181,7 @@ async def _repeat(
         # Whoever began it is gone, but perhaps only after the session was there.
         error = LoginExpired("The first callback has not come to an end.")
         outcome = {"next": safe_next(None, core.settings)}
-    where = {"identifier": outcome.get("identifier", ""), "next": outcome.get("next", "")}
+    where = {"identifier": outcome.get("identifier"), "next": outcome.get("next")}
     if "error" in outcome:
         raise CallbackFailed(error_for(outcome["error"], outcome.get("sentence")), **where)
     for cookie in given:
@@ -231,7 +236,7 @@ async def _finish(
         if isinstance(exc, LoginRefused):
             outcome["sentence"] = exc.sentence
         raise CallbackFailed(
-            exc, identifier=outcome.get("identifier", ""), next=outcome.get("next", "")
+            exc, identifier=outcome.get("identifier"), next=outcome.get("next")
         ) from exc
     except HTTPException:
         # The app's own answer, by way of `on_login`. It is given once, as responses are.
@@ -306,7 +311,7 @@ async def _exchange(
         response = TokenResponse.parse(document, sub=attempt.did)
         if not answer.nonce_given:
             msg = "The server takes DPoP proofs but gives no DPoP-Nonce (atproto OAuth: DPoP)."
-            raise AuthorizationFailed(msg, error="missing_dpop_nonce")
+            raise AuthorizationFailed(msg)
         identity = await verify(core, response.sub, attempt.issuer)
         return await admit(core, runtime, request, attempt, identity, response, key, sent, cookie)
     except BadAnswer as exc:
@@ -339,4 +344,4 @@ def _denied(parameters: Mapping[str, str]) -> LoginError:
     if error == "invalid_scope":
         return ScopeRefused()
     shown = error if ERROR_CODE.fullmatch(error) else "an unknown error"
-    return AuthorizationFailed(f"The authorization server answered {shown}.", error=shown)
+    return AuthorizationFailed(f"The authorization server answered {shown}.")

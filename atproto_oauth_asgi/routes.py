@@ -171,9 +171,7 @@ class Routes:
             error.sentence,
             app=self._settings.client_name,
             home=self._settings.base_url,
-            again=self._oauth.login_url(
-                next=failed.next or None, identifier=failed.identifier or None
-            ),
+            again=self._oauth.login_url(next=failed.next, identifier=failed.identifier),
             status=error.status,
         )
 
@@ -216,7 +214,7 @@ class Routes:
             status=status,
         )
 
-    def _own_page(self, query: Mapping[str, str]) -> Response:
+    def _own_page(self, query: Mapping[str, str | None]) -> Response:
         settings = self._settings
         text = urlencode({name: value for name, value in query.items() if value})
         url = f"{settings.origin}{settings.login_page}"

@@ -46,7 +46,7 @@ class Tokens:
     def to_bytes(self) -> bytes:
         """Return the form that is sealed."""
         document = {"at": self.access_token, "rt": self.refresh_token, "pds": self.pds}
-        return json.dumps(document, separators=(",", ":")).encode()
+        return json.dumps(document).encode()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Tokens:
@@ -96,7 +96,7 @@ class TokenResponse:
         token_type = document.get("token_type")
         if not isinstance(token_type, str) or token_type.lower() != "dpop":
             msg = "The server gave tokens that are not DPoP-bound; they were refused."
-            raise AuthorizationFailed(msg, error="invalid_token_type")
+            raise AuthorizationFailed(msg)
         refresh_token = document.get("refresh_token")
         if refresh_token is not None and not (
             isinstance(refresh_token, str) and _TOKEN.fullmatch(refresh_token)
@@ -108,7 +108,7 @@ class TokenResponse:
             not isinstance(scope, str)
             or len(scope) > _MAX_SCOPE
             or not is_scope_string(scope)
-            or "atproto" not in scope.split(" ")
+            or "atproto" not in scope.split()
         ):
             msg = "The granted scope lacks `atproto`; no session can be made from it."
             raise ScopeRefused(msg)

@@ -95,8 +95,29 @@ def test_what_is_wrong_is_refused(name: str, value: object, error: type[ATProtoO
     with pytest.raises(error) as caught:
         parse(DID, **{name: value})
 
-    assert "opaque-token" not in str(caught.value)
-    assert "ref-1" not in str(caught.value)
+    # In these words, and so without a token.
+    other = f"did:plc:{'b' * 24}"
+    sentences = {
+        "access_token": (
+            "The token response has no access_token; report this to the server's operator."
+        ),
+        "refresh_token": "The token response has a refresh_token that is not a string.",
+        "token_type": "The server gave tokens that are not DPoP-bound; they were refused.",
+        "scope": "The granted scope lacks `atproto`; no session can be made from it.",
+        "sub": (
+            f"The tokens are for {other}, not for {DID} with which the login began."
+            if value == other
+            else "The token response's sub is not the DID of an AT Protocol account."
+        ),
+    }
+    assert str(caught.value) == sentences[name]
+
+
+@pytest.mark.spec("H4")
+def test_the_longest_scope_is_read() -> None:
+    scope = "atproto " + "a" * (16_384 - len("atproto "))
+
+    assert parse(scope=scope).scope == scope
 
 
 @pytest.mark.spec("H3")

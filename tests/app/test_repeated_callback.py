@@ -9,6 +9,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from atproto_oauth_asgi import Login, LoginRefused
 from atproto_oauth_asgi.sealing import KeyRing
+from atproto_oauth_asgi.store import Consumed
 from atproto_oauth_asgi.testing import Network
 from atproto_oauth_asgi.vault import Vault
 from tests.app.faulty_store import FaultyStore
@@ -148,23 +149,59 @@ async def test_parallel_callbacks_make_one_token_request_and_have_one_outcome() 
         assert await here.who() == here.did()
 
 
+class Watched(FaultyStore):
+    """Counts how often an attempt is asked for."""
+
+    def __init__(self, *failing: str) -> None:
+        super().__init__(*failing)
+        self.asked = 0
+        self.often = asyncio.Event()
+
+    async def consume(self, key_hash: bytes, /, *, kind: str) -> Consumed | None:
+        self.asked += 1
+        if self.asked >= 5:
+            self.often.set()
+        return await super().consume(key_hash, kind=kind)
+
+
 async def test_another_process_waits_for_the_first_outcome_too() -> None:
-    store, network = FaultyStore(), Network()
+    store, network = Watched(), Network()
     async with (
         world(network, store=store) as one,
         world(network, store=store) as two,
     ):
-        callback = await one.approved()
+        callback = await one.approved(next="/who")
         two.browser.cookies.update(one.browser.cookies)
         async with network.pause_token_endpoint() as pause:
             first = asyncio.create_task(one.browser.get(callback))
             await pause.arrived()
             second = asyncio.create_task(two.browser.get(callback))
+            async with asyncio.timeout(20):
+                await store.often.wait()
             pause.release()
             answers = await asyncio.gather(first, second)
 
         assert [answer.status_code for answer in answers] == [303, 303]
+        assert {answer.headers["location"] for answer in answers} == {f"{BASE_URL}/who"}
         assert await two.who() == one.did()
+
+
+async def test_an_attempt_that_is_cleared_away_meanwhile_is_over() -> None:
+    class Cleared(Watched):
+        async def consume(self, key_hash: bytes, /, *, kind: str) -> Consumed | None:
+            found = await super().consume(key_hash, kind=kind)
+            return None if self.asked > 2 else found
+
+    store, network = Cleared("record_outcome", "create_session"), Network()
+    async with world(network, store=store) as one, world(network, store=store) as two:
+        callback = await one.approved()
+        two.browser.cookies.update(one.browser.cookies)
+        await one.browser.get(callback)
+        back = await two.browser.get(callback, headers=PAGE)
+
+        assert back.status_code == 400
+        assert "took too long" in back.text
+        assert store.asked == 3
 
 
 async def test_a_browser_that_goes_away_interrupts_nothing_and_comes_back_for_the_outcome() -> None:
@@ -200,6 +237,33 @@ async def test_a_response_of_the_apps_own_is_given_once() -> None:
         assert again.status_code == 303
         assert again.headers["location"] == f"{BASE_URL}/who"
         assert calls == [here.did()]
+
+
+async def test_a_reload_gives_nobody_the_account_that_the_browser_has_switched_to() -> None:
+    store = FaultyStore()
+    async with world(store=store) as here:
+        await here.login("alice.test")
+        callback = await here.approved("bob.test", add="1")
+        assert (await here.browser.get(callback)).status_code == 303
+        (alices,) = [row for row in store.sessions if row.did == here.did("alice.test")]
+        assert await store.switch_active(alices.browser_id or "", alices.id)
+        again = await here.browser.get(callback, headers=PAGE)
+
+        assert again.status_code == 400
+        assert "set-cookie" not in again.headers
+
+
+async def test_a_reload_gives_nobody_a_session_that_the_operator_ended() -> None:
+    store = FaultyStore()
+    async with world(store=store) as here:
+        callback = await here.approved()
+        await here.browser.get(callback)
+        (row,) = store.sessions
+        await store.end_session(row.id, "by_operator")
+        again = await here.browser.get(callback, headers=PAGE)
+
+        assert again.status_code == 400
+        assert "set-cookie" not in again.headers
 
 
 async def test_a_reload_after_logout_signs_nobody_in_again() -> None:

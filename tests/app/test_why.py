@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from html import escape
 
+import httpx
 import pytest
 from starlette.requests import HTTPConnection
 
 from atproto_oauth_asgi.errors import AuthorizationFailed, LoginError, PDSUnreachable
 from atproto_oauth_asgi.instrumentation import Event
 from atproto_oauth_asgi.testing.web import Answer
-from tests.app.world import world
+from tests.app.world import BASE_URL, world
 from tests.hostile.lies import honest_challenge, member, nonce, raw
 
 pytestmark = [pytest.mark.anyio, pytest.mark.spec("E11")]
@@ -39,6 +41,8 @@ class Case:
     change: Change | None = None
     #: Arguments of a start.
     start: dict[str, str] = field(default_factory=dict[str, str])
+    #: Parameters of a callback.
+    query: dict[str, str] = field(default_factory=dict[str, str])
 
 
 STARTS = {
@@ -155,3 +159,85 @@ async def test_a_start_that_succeeds() -> None:
 
             assert told[-1].name == "login.begun"
             assert told[-1].fields == {"did": did, "issuer": issuer}
+
+
+ENDS = {
+    "another issuer": Case(
+        query={"iss": "https://evil.example"},
+        code="issuer_mismatch",
+        why="The callback's iss is not the issuer this login began with.",
+    ),
+    "an error": Case(
+        query={"error": "server_error"},
+        code="authorization_failed",
+        why="The authorization server answered server_error.",
+    ),
+    "an error that is none": Case(
+        query={"error": "<script>"},
+        code="authorization_failed",
+        why="The authorization server answered an unknown error.",
+    ),
+    "refused": Case(
+        change=refused(401, error="invalid_grant", error_description="no"),
+        code="authorization_failed",
+        why="The authorization server answered 401 invalid_grant; see the log for its words.",
+    ),
+    "no JSON": Case(
+        change=raw(b"<html>"),
+        code="authorization_failed",
+        why="The answer of 'pds.example' is not valid JSON.",
+    ),
+    "too large": Case(
+        change=raw(b"x" * 100_000),
+        code="authorization_failed",
+        why="The answer of 'pds.example' is larger than 65536 bytes or crumbled.",
+    ),
+    "no nonce": Case(
+        change=nonce(),
+        code="authorization_failed",
+        why="The server takes DPoP proofs but gives no DPoP-Nonce (atproto OAuth: DPoP).",
+    ),
+    "no token": Case(
+        change=member("access_token", None),
+        code="authorization_failed",
+        why="The token response has no access_token; report this to the server's operator.",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ENDS.values(), ids=ENDS)
+async def test_an_end_that_fails(case: Case) -> None:
+    told: list[Event] = []
+    async with world(on_event=told.append) as here:
+        callback = httpx.URL(await here.approved()).copy_merge_params(case.query)
+        told.clear()
+        change = honest_challenge(case.change) if case.change else None
+        with here.network.alter("/oauth/token", change) if change else nullcontext():
+            answer = await here.browser.get(callback)
+        await here.settled()
+
+        # The page leads back to where the person was.
+        link = here.oauth.login_url(next=f"{BASE_URL}", identifier="alice.test")
+        assert f'href="{escape(link)}">Try again</a>' in answer.text
+    (failed,) = [event for event in told if event.name == "login.failed"]
+    assert failed.fields == {"error": case.code, "why": case.why}
+
+
+async def test_a_server_that_is_away_at_the_end() -> None:
+    told: list[Event] = []
+    async with world(on_event=told.append) as here:
+        callback = await here.approved()
+        with here.network.outage():
+            await here.browser.get(callback)
+
+    assert told[-1].fields == {
+        "error": "pds_unreachable",
+        "why": "The app gave no complete answer.",
+    }
+
+
+async def test_a_page_about_nobodys_callback_leads_to_an_empty_form() -> None:
+    async with world() as here:
+        answer = await here.browser.get("/oauth/callback?state=x")
+
+        assert f'href="{BASE_URL}/oauth/login">Try again</a>' in answer.text
