@@ -164,7 +164,8 @@ class Refresher:
                 server = await self._discovery.for_pds(pds, fresh=True)
         except (TimeoutError, ResolutionError, FetchError) as exc:
             # An outage is no migration: the session stays, unspent.
-            await self._fail(hold, f"The account's servers could not be checked: {exc}")
+            why = str(exc) or "they took too long."
+            await self._fail(hold, f"The account's servers could not be checked: {why}")
             return None
         if server.issuer != live.issuer:
             self._events.warning("session.issuer_moved", session=live.id, did=live.did)

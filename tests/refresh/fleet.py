@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from atproto_oauth_asgi import ATProtoOAuth, ATProtoOAuthMiddleware
+from atproto_oauth_asgi.instrumentation import Event
 from atproto_oauth_asgi.live import Flight, LiveSession
 from atproto_oauth_asgi.net_policy import NetPolicy
 from atproto_oauth_asgi.refresh_timing import RefreshTiming
@@ -26,6 +27,7 @@ from atproto_oauth_asgi.vault import Owner
 from atproto_oauth_asgi_stores.memory import MemoryStore
 from atproto_oauth_asgi_stores.memory_rows import SessionRow
 from tests.app.world import BASE_URL, make_app, world
+from tests.refresh.told import check
 from tests.refresh.wire import Clock, Wire
 
 T = TypeVar("T")
@@ -157,6 +159,7 @@ class Fleet:
     ) -> AsyncGenerator[Worker, None]:
         base_url = base_url or self.base_url
         wire = Wire(self.store)
+        told: list[Event] = []
         oauth = ATProtoOAuth(
             base_url,
             store=wire,
@@ -164,6 +167,7 @@ class Fleet:
             net_policy=self.policy,
             secret_keys=SECRET_KEYS,
             scope=SCOPE,
+            on_event=told.append,
         )
         app = ATProtoOAuthMiddleware(make_app(), oauth=oauth)
         async with (
@@ -187,6 +191,7 @@ class Fleet:
                 for task in worker.calls:
                     task.cancel()
                 await asyncio.gather(*worker.calls, return_exceptions=True)
+        check(told, session=self.session_id, did=self.network.account("alice.test").did)
 
     async def commit_elsewhere(self, worker: Worker, token: str = "newer") -> Tokens:
         """Write a new version as a worker does that this test does not play."""
