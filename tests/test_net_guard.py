@@ -6,11 +6,14 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import httpcore
 import pytest
 import trustme
 
 from atproto_oauth_asgi.errors import AddressRefused, ConfigurationError, Unreachable
 from atproto_oauth_asgi.net import Net, NetPolicy
+from atproto_oauth_asgi.net_dns import Resolver
+from atproto_oauth_asgi.net_guard import Allowance, ClosingStream, Guard, GuardedBackend
 from tests.net_server import Server, opened, serving
 
 pytestmark = pytest.mark.anyio
@@ -115,6 +118,72 @@ async def test_odd_urls_are_refused_before_any_look_up(url: str) -> None:
             await net.get_json(url)
 
         assert names.asked == []
+
+
+_LONG = "a" * 300 + ".com"
+
+
+@pytest.mark.spec("P2", "P3")
+@pytest.mark.parametrize(
+    ("url", "host", "why"),
+    [
+        (f"http://{NAME}/", NAME, "is to be opened with 'http', but only https is allowed"),
+        (f"https://{NAME}:8443/", NAME, "is asked on port 8443, which this site may not open"),
+        (f"https://{NAME}:0/", NAME, "is asked on port 0, which this site may not open"),
+        (f"https://u@{NAME}/", NAME, "carries user information, which no server here needs"),
+        ("https://127.1/", "127.1", "is an address in a form that is not accepted"),
+        ("https://intranet/", "intranet", "is not the name of a server on the public internet"),
+        (f"https://{_LONG}/", "a" * 253, "is not the name of a server on the public internet"),
+        (
+            "https://10.0.0.1/",
+            "10.0.0.1",
+            "has an address that is not public (ALLOW_PRIVATE_HOSTS can name it)",
+        ),
+        (
+            "https://private.example.com/",
+            "private.example.com",
+            "has an address that is not public (ALLOW_PRIVATE_HOSTS can name it)",
+        ),
+        (
+            "https://many.example.com/",
+            "many.example.com",
+            "has more addresses than any server needs",
+        ),
+        (
+            "https://odd.example.com/",
+            "odd.example.com",
+            "resolves to something that is not an address",
+        ),
+    ],
+)
+async def test_what_is_refused_is_told_with_its_reason(url: str, host: str, why: str) -> None:
+    async def resolve(name: str) -> Sequence[str]:
+        return {"private": ["10.0.0.1"], "many": ["1.1.1.1"] * 65}.get(
+            name.partition(".")[0], ["x"]
+        )
+
+    async with opened(NetPolicy(resolve_host=resolve)) as net:
+        with pytest.raises(AddressRefused) as caught:
+            await net.client.get(url)
+
+        assert str(caught.value) == f"The host {host!r} {why}."
+        assert caught.value.host == host
+
+
+@pytest.mark.spec("P2")
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [
+        ("https://", "This URL is not one that may be opened: write it as https://host/path."),
+        ("https://xn--a.com/", "This URL cannot be read: write it as https://host/path."),
+    ],
+)
+async def test_what_is_no_url_is_told_how_to_write_one(url: str, sentence: str) -> None:
+    async with opened(NetPolicy()) as net:
+        with pytest.raises(AddressRefused) as caught:
+            await net.get_json(url)
+
+        assert str(caught.value) == sentence
 
 
 @pytest.mark.spec("P2")
@@ -497,3 +566,94 @@ async def test_a_proxy_that_is_no_http_url_says_which_setting(url: str) -> None:
     async with opened(NetPolicy(egress_proxy=url)) as net:
         with pytest.raises(ConfigurationError, match="EGRESS_PROXY"):
             await net.get_json(f"https://{NAME}/")
+
+
+# The socket
+
+
+class Inner(httpcore.AsyncNetworkStream):
+    """Notes how long it may take, and reads ten bytes at a time."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float | None] = []
+        self.closed = False
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        self.seconds.append(timeout)
+        return b"x" * min(max_bytes, 10)
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self.seconds.append(timeout)
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+    async def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        assert server_hostname == NAME
+        self.seconds.append(timeout)
+        return self
+
+    def get_extra_info(self, info: str) -> object:
+        return info
+
+
+async def test_a_socket_keeps_the_time_it_is_given() -> None:
+    inner = Inner()
+    stream = ClosingStream(inner)
+    await stream.write(b"x", 1.0)
+    await stream.read(10, 2.0)
+    secured = await stream.start_tls(ssl.create_default_context(), NAME, 3.0)
+    await secured.read(10, 4.0)
+
+    assert inner.seconds == [1.0, 2.0, 3.0, 4.0]
+    assert stream.get_extra_info("ssl_object") == "ssl_object"
+    await secured.aclose()
+    assert inner.closed
+
+
+@pytest.mark.spec("P4")
+async def test_what_may_be_read_may_be_read_to_the_last_byte() -> None:
+    stream, allowance = ClosingStream(Inner()), Allowance()
+    with allowance.in_force():
+        allowance.left = 20
+        assert len(await stream.read(10) + await stream.read(10)) == 20
+        with pytest.raises(httpcore.RemoteProtocolError, match=r"^headers without end$"):
+            await stream.read(1)
+    assert await stream.read(10)
+
+
+async def test_an_address_that_is_silent_gets_a_moment_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dialled: list[tuple[str, float | None]] = []
+
+    async def connect(
+        _self: object, host: str, port: int, timeout: float | None = None, **_more: object
+    ) -> httpcore.AsyncNetworkStream:
+        dialled.append((host, timeout))
+        if len(dialled) < 3:
+            raise httpcore.ConnectTimeout
+        return Inner()
+
+    monkeypatch.setattr(httpcore.AnyIOBackend, "connect_tcp", connect)
+
+    async def addresses(_host: str) -> list[str]:
+        return ["2001:db8::1", "192.0.2.1", "2001:db8::2"]
+
+    await GuardedBackend(addresses).connect_tcp(NAME, 443, timeout=5.0)
+
+    # The last one may take all the time that is left.
+    assert dialled == [("2001:db8::1", 1.0), ("192.0.2.1", 1.0), ("2001:db8::2", None)]
+
+
+async def test_the_families_of_addresses_take_turns() -> None:
+    six = ["2606:4700::1", "2606:4700::2", "2606:4700::3"]
+    policy = NetPolicy(resolve_host=Names([*six, "1.1.1.1", "8.8.8.8"]))
+    guard = Guard(policy, Resolver(policy))
+
+    assert await guard.addresses(NAME) == [six[0], "1.1.1.1", six[1], "8.8.8.8", six[2]]
