@@ -4,22 +4,33 @@ A pytest plugin. Every secret that the library or the embedded network makes is 
 events, exceptions, reprs, pages, addresses, statements, rows, and the files of databases are
 looked through as they appear, and a test that let one out fails. A whole run also fails if a kind
 of secret was never made or a place never looked at: it cannot pass by seeing nothing.
+
+The workers of tests join in: what they make is noted where this process reads it, which looks for
+it in the files that are left, and each looks through what it produces itself. Not joined are
+programs that a test starts as a user does, `make demo` and the command line; of what they write
+only the files in pytest's folder are looked at.
 """
 
 from __future__ import annotations
 
 import base64
+import json
 import logging
+import os
 import re
+import shutil
+import tempfile
 import traceback
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import cast
 
 import pytest
+
+from tests.rings import all_rings_required
 
 #: Every kind of secret that is made.
 KINDS = (
@@ -37,6 +48,9 @@ KINDS = (
 #: Every place that is looked at.
 PLACES = ("log", "event", "exception", "repr", "page", "address", "statement", "row", "file")
 
+#: What the workers of tests make.
+KINDS_OF_WORKERS = ("cookie", "state", "DPoP key", "access token", "refresh token", "sealing key")
+
 _GRAM = 20
 _RUN = re.compile(r"[A-Za-z0-9_-]{20,}")
 #: Longer runs are blobs and floods of tests; their beginning is looked at.
@@ -47,7 +61,8 @@ _RAW = 16
 class Canaries:
     """Knows secrets, and finds them."""
 
-    def __init__(self) -> None:
+    def __init__(self, notes: Path | None = None) -> None:
+        self._notes = notes
         self.made: Counter[str] = Counter()
         self.looked: Counter[str] = Counter()
         #: Look at every repr, and not at one in so many.
@@ -64,6 +79,7 @@ class Canaries:
         assert len(secret) >= _GRAM, f"a {kind} too short to be told from other text"
         self.made[kind] += 1
         self._texts[secret[:_GRAM]] = kind
+        self._note("made", kind, secret[:_GRAM])
 
     def add_key(self, kind: str, raw: bytes) -> None:
         """Record the bytes of a key, in every spelling."""
@@ -90,7 +106,7 @@ class Canaries:
                 if kind is not None:
                     begin = match.start() + start
                     around = text[max(0, begin - 60) : begin + 4]
-                    self.leaks.append((kind, place, around))
+                    self._leak(kind, place, around)
                     return
 
     def look_at_bytes(self, place: str, data: bytes) -> None:
@@ -100,7 +116,7 @@ class Canaries:
             for start in range(len(data) - _RAW + 1):
                 kind = self._bytes.get(data[start : start + _RAW])
                 if kind is not None:
-                    self.leaks.append((kind, place, f"raw, at byte {start}"))
+                    self._leak(kind, place, f"raw, at byte {start}")
                     return
 
     def look_at(self, place: str, value: object) -> None:
@@ -114,6 +130,31 @@ class Canaries:
     def look_at_file(self, path: Path) -> None:
         """Look at all bytes of a file."""
         self.look("file", path.read_bytes().decode("latin-1"))
+
+    def _leak(self, kind: str, place: str, around: str) -> None:
+        self.leaks.append((kind, place, around))
+        self._note("leak", kind, place, around)
+
+    def _note(self, *words: str) -> None:
+        """Write down what another process is to know, at once: this one may be killed."""
+        if self._notes is not None:
+            with (self._notes / f"{os.getpid()}.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(words) + "\n")
+
+    def hear(self, notes: Path) -> Counter[str]:
+        """Take over what other processes noted; return how many of each kind they made."""
+        made: Counter[str] = Counter()
+        for path in notes.glob("*.jsonl"):
+            for line in path.read_text(encoding="utf-8").splitlines():
+                # The last line of a process that was killed may be torn.
+                with suppress(ValueError):
+                    what, kind, *rest = cast("list[str]", json.loads(line))
+                    if what == "made":
+                        made[kind] += 1
+                        self._texts[rest[0]] = kind
+                    else:
+                        self.leaks.append((kind, *cast("tuple[str, str]", tuple(rest))))
+        return made
 
     def look_at_exception(self, error: BaseException) -> None:
         """Look at what a traceback of an exception says."""
@@ -176,11 +217,25 @@ class _Ear(logging.Handler):
 _STANDARD = frozenset(vars(logging.makeLogRecord({})))
 
 
-def pytest_configure(config: pytest.Config) -> None:
+def join() -> None:
+    """Let a worker's secrets be canaries, too, where the tests that started it run under pytest."""
+    global _current  # noqa: PLW0603  # what a worker has instead of the plugin
+    if notes := os.environ.get(_NOTES):
+        _current = Canaries(Path(notes))
+        _listen()
+
+
+def _listen() -> None:
     from tests import canary_cages
 
     logging.getLogger().addHandler(_Ear(logging.DEBUG))
     canary_cages.install()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    _listen()
+    config.stash[_FOLDER] = folder = Path(tempfile.mkdtemp(prefix="canaries-"))
+    os.environ[_NOTES] = str(folder)
     config.stash[_WHOLE] = not (
         config.getoption("keyword")
         or config.getoption("markexpr")
@@ -190,6 +245,15 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
+def pytest_unconfigure(config: pytest.Config) -> None:
+    os.environ.pop(_NOTES, None)
+    shutil.rmtree(config.stash[_FOLDER], ignore_errors=True)
+
+
+#: Environment variable that names the folder of notes.
+_NOTES = "CANARIES"
+_FOLDER = pytest.StashKey[Path]()
+_WORKERS = pytest.StashKey[Counter[str]]()
 _WHOLE = pytest.StashKey[bool]()
 
 
@@ -208,6 +272,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     stash = session.config.stash
     factory = cast("pytest.TempPathFactory", getattr(session.config, "_tmp_path_factory"))  # noqa: B009  # has no public name
     base = factory.getbasetemp()
+    made = stash[_WORKERS] = _current.hear(stash[_FOLDER])
     for path in base.rglob("*"):
         # Key files hold keys; what is looked at is databases and logs.
         if path.suffix in _FILES and path.is_file() and not path.is_symlink():
@@ -215,6 +280,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     problems = [describe(_current.leaks)] if _current.leaks else []
     if stash.get(_WHOLE, False) and session.exitstatus == pytest.ExitCode.OK:
         problems += unseen(_current)
+        if all_rings_required():
+            problems += [f"no worker made a {kind}" for kind in KINDS_OF_WORKERS if not made[kind]]
     if problems:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
         stash[_PROBLEMS] = problems
@@ -243,4 +310,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     made = ", ".join(f"{_current.made[kind]} {kind}" for kind in KINDS)
     looked = ", ".join(f"{_current.looked[place]} {place}" for place in PLACES)
     if terminalreporter.config.stash.get(_WHOLE, False):
-        terminalreporter.write_line(f"canaries: made {made}; looked at {looked}")
+        workers = terminalreporter.config.stash.get(_WORKERS, Counter[str]())
+        terminalreporter.write_line(
+            f"canaries: made {made}; looked at {looked}; workers made {workers.total()}"
+        )

@@ -5,6 +5,9 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -29,6 +32,8 @@ from tests.app.world import World, live_of, world
 from tests.canaries import KINDS, PLACES, Canaries, own_canaries, unseen
 
 pytestmark = pytest.mark.anyio
+
+ROOT = Path(__file__).parents[1]
 
 
 def private_d(key: DPoPKey) -> str:
@@ -209,3 +214,39 @@ async def test_a_secret_is_never_recorded_after_new_secret_was_called_by_name() 
         async with world() as here:
             await here.login()
         assert canaries.made["cookie"] >= 2
+
+
+WORKER = """
+import logging, sys
+from tests.canaries import join
+join()
+from atproto_oauth_asgi.attempt import new_state
+from atproto_oauth_asgi.cookies import new_secret
+made = new_secret()
+if sys.argv[1] == "logs":
+    logging.getLogger("app").error("the cookie is %s", made)
+elif sys.argv[1] == "prints":
+    print(made, flush=True)
+    import os, signal
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "leaks"),
+    [("nothing", []), ("logs", [("cookie", "log")]), ("prints", [("cookie", "file")])],
+)
+def test_what_a_worker_lets_out_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, leaks: list[tuple[str, str]]
+) -> None:
+    notes, output = tmp_path / "notes", tmp_path / "worker.txt"
+    notes.mkdir()
+    monkeypatch.setenv("CANARIES", str(notes))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    with output.open("wb") as file, own_canaries() as canaries:
+        subprocess.run([sys.executable, "-c", WORKER, what], check=False, stdout=file, cwd=ROOT)
+        made = canaries.hear(notes)
+        canaries.look_at_file(output)
+
+    assert made == {"cookie": 1}
+    assert [(kind, place) for kind, place, _ in canaries.leaks] == leaks

@@ -30,6 +30,7 @@ from atproto_oauth_asgi.refresh_timing import RefreshTiming
 from atproto_oauth_asgi.revocation import Revoker
 from atproto_oauth_asgi.store import Refreshed
 from atproto_oauth_asgi_stores import SQLStore, database
+from tests.canaries import join
 from tests.refresh.faults_store import remove_lease_of
 from tests.refresh.fleet import LOOPBACK_URL, SCOPE
 
@@ -202,4 +203,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    join()
     main()

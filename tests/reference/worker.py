@@ -15,6 +15,7 @@ import uvicorn
 
 from atproto_oauth_asgi import ATProtoOAuth, ATProtoOAuthMiddleware
 from atproto_oauth_asgi.refresh_timing import RefreshTiming
+from tests.canaries import join
 from tests.reference.world import SCOPE, make_app
 
 
@@ -55,4 +56,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    join()
     main()

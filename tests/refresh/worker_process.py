@@ -20,6 +20,7 @@ from atproto_oauth_asgi.errors import ATProtoOAuthError
 from atproto_oauth_asgi.session import OAuthSession
 from atproto_oauth_asgi.store import SessionFilter
 from atproto_oauth_asgi_stores import SQLStore
+from tests.canaries import join
 from tests.refresh.faults_store import remove_lease_of
 from tests.refresh.fleet import GET_SESSION, LOOPBACK_URL, PATIENT, QUICK, SCOPE
 
@@ -61,6 +62,7 @@ async def main(database: str) -> None:
 
 
 if __name__ == "__main__":
+    join()
     with pytest.MonkeyPatch.context() as planted:
         if "lease removed" in sys.argv[2:]:
             remove_lease_of(SQLStore, planted)
