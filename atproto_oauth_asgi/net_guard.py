@@ -89,7 +89,7 @@ class Guard:
         Raises:
             AddressRefused: It breaks one of these rules.
         """
-        host = url.raw_host.decode("ascii")
+        host = url.raw_host.decode()
         if url.userinfo:
             raise _refused(host, "carries user information, which no server here needs")
         if self.is_loopback_peer(host) and url.scheme in ("http", "https"):
@@ -191,8 +191,7 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
                         continue
                 return await self._dial(last, port, None)
         except TimeoutError as exc:
-            message = "no connection in time"
-            raise httpcore.ConnectTimeout(message) from exc
+            raise httpcore.ConnectTimeout from exc
 
     async def _dial(
         self, address: str, port: int, seconds: float | None

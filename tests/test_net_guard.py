@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 
 import httpcore
@@ -186,6 +186,55 @@ async def test_what_is_no_url_is_told_how_to_write_one(url: str, sentence: str) 
         assert str(caught.value) == sentence
 
 
+@pytest.mark.spec("P2", "P3")
+@pytest.mark.parametrize(
+    ("url", "insecure", "passes"),
+    [
+        (f"https://{NAME}:1/", False, True),
+        (f"https://{NAME}:0/", False, False),
+        ("https://1.1.1.1/", False, True),
+        ("https://10.0.0.1/", False, False),
+        ("https://127.0.0.1:8443/", True, True),
+        ("http://127.0.0.1:8080/", True, True),
+        ("ftp://127.0.0.1/", True, False),
+        ("https://127.0.0.1/", False, False),
+        ("https://pds.example.com/".ljust(2048, "a"), False, True),
+        ("https://pds.example.com/".ljust(2049, "a"), False, False),
+    ],
+)
+def test_a_url_is_judged_by_what_it_says(url: str, insecure: bool, passes: bool) -> None:
+    policy = NetPolicy(allow_insecure_loopback=insecure, ports=None)
+    guard = Guard(policy, Resolver(policy))
+    with nullcontext() if passes else pytest.raises(AddressRefused):
+        guard.check_url(guard.parse_url(url))
+
+
+@pytest.mark.spec("P2")
+async def test_an_address_is_not_looked_up_and_many_are_judged() -> None:
+    names = Names([f"1.1.1.{number}" for number in range(64)])
+    policy = NetPolicy(resolve_host=names)
+    guard = Guard(policy, Resolver(policy))
+
+    assert await guard.addresses("1.1.1.1") == ["1.1.1.1"]
+    assert await guard.addresses("::ffff:1.1.1.1") == ["1.1.1.1"]
+    assert names.asked == []
+    assert len(await guard.addresses(NAME)) == 64
+
+
+async def test_a_look_up_has_five_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[float] = []
+
+    async def addresses(_self: Resolver, _host: str, *, deadline: float) -> Sequence[str]:
+        given.append(deadline)
+        return ["1.1.1.1"]
+
+    monkeypatch.setattr(Resolver, "addresses", addresses)
+    policy = NetPolicy()
+    await Guard(policy, Resolver(policy)).addresses(NAME)
+
+    assert given == [5.0]
+
+
 @pytest.mark.spec("P2")
 async def test_the_client_for_pds_calls_is_guarded_too() -> None:
     names = Names(["10.0.0.1"])
@@ -309,8 +358,24 @@ async def test_private_hosts_keep_the_port_rule() -> None:
 
 @pytest.mark.parametrize("entry", ["", "10.0.0.1/8", "*.example.com", "https://pds", "10.0.0"])
 def test_a_private_host_that_is_neither_name_nor_network_stops_start_up(entry: str) -> None:
-    with pytest.raises(ConfigurationError, match="ALLOW_PRIVATE_HOSTS"):
+    with pytest.raises(ConfigurationError) as caught:
         Net(NetPolicy(allow_private_hosts=(entry,)))
+
+    assert str(caught.value) == (
+        f"ALLOW_PRIVATE_HOSTS has the entry {entry!r}, which is neither a host name nor a CIDR such"
+        " as 10.0.0.0/8 (no bits set after the prefix)."
+    )
+
+
+async def test_a_private_network_is_written_in_any_form_of_its_address() -> None:
+    policy = NetPolicy(allow_private_hosts=("[fd00::1]", "10.1.0.0/16", "PDS"))
+    guard = Guard(policy, Resolver(policy))
+
+    assert await guard.addresses("fd00::1") == ["fd00::1"]
+    assert await guard.addresses("10.1.2.3") == ["10.1.2.3"]
+    guard.check_url(guard.parse_url("https://pds/"))
+    with pytest.raises(AddressRefused):
+        await guard.addresses("fd00::2")
 
 
 async def test_the_next_address_is_tried_when_one_does_not_answer(
@@ -620,6 +685,7 @@ async def test_a_socket_keeps_the_time_it_is_given() -> None:
 async def test_what_may_be_read_may_be_read_to_the_last_byte() -> None:
     stream, allowance = ClosingStream(Inner()), Allowance()
     with allowance.in_force():
+        assert await stream.read(10)
         allowance.left = 20
         assert len(await stream.read(10) + await stream.read(10)) == 20
         with pytest.raises(httpcore.RemoteProtocolError, match=r"^headers without end$"):
