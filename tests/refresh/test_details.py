@@ -1,0 +1,154 @@
+"""What a refresh does in cases too small for a sentence of the design; in virtual time."""
+# pyright: reportPrivateUsage=false
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from atproto_oauth_asgi.errors import RefreshFailed, StoreUnavailable
+from atproto_oauth_asgi.lease import Watches
+from atproto_oauth_asgi.testing.web import Answer
+from tests.refresh.fleet import TIMING, fleet
+from tests.virtual_time import in_virtual_time
+
+
+def invalid_grant(description: str) -> Callable[[Answer], Answer]:
+    members = {"error": "invalid_grant", "error_description": description}
+    return lambda answer: replace(answer, status=400).with_json(**members)
+
+
+async def away() -> None:
+    raise StoreUnavailable
+
+
+def test_a_call_that_waited_in_vain_says_why_there_are_no_tokens() -> None:
+    async def run() -> None:
+        async with fleet() as here, here.worker() as one:
+            here.network.faults.fail(503)
+            with pytest.raises(RefreshFailed) as caught:
+                await one.get()
+            assert str(caught.value) == "The token endpoint answered 503 server_error."
+
+    in_virtual_time(run)
+
+
+def test_a_store_that_is_away_is_said() -> None:
+    async def run() -> None:
+        async with fleet() as here, here.worker() as one:
+            one.wire.before["acquire"] = away
+            with pytest.raises(RefreshFailed) as caught:
+                await one.get()
+            assert str(caught.value) == "The session store does not answer; nothing was lost."
+
+    in_virtual_time(run)
+
+
+@pytest.mark.parametrize(("drawn", "pause"), [(0.8, 1.6), (1.2, 2.4)])
+def test_a_pause_is_up_to_a_fifth_shorter_or_longer(
+    monkeypatch: pytest.MonkeyPatch, drawn: float, pause: float
+) -> None:
+    monkeypatch.setattr(random, "uniform", lambda low, high: {0.8: low, 1.2: high}[drawn])
+
+    async def run() -> None:
+        async with fleet() as here, here.worker() as one:
+            here.network.faults.fail(503)
+            await one.refresh()
+            assert (here.row.refresh_after - here.clock()) / 1000 == pytest.approx(pause, abs=0.01)
+
+    in_virtual_time(run)
+
+
+def test_a_server_that_asks_for_no_patience_gets_a_second() -> None:
+    async def run() -> None:
+        async with fleet() as here, here.worker() as one:
+            here.network.faults.fail(503, retry_after=0)
+            await one.refresh()
+            assert (here.row.refresh_after - here.clock()) / 1000 == pytest.approx(1.0, abs=0.01)
+
+    in_virtual_time(run)
+
+
+@pytest.mark.parametrize("description", ["", "reuse of a refresh token", "unknown jti"])
+def test_a_grant_that_is_gone_is_gone_in_whatever_words(description: str) -> None:
+    async def run() -> None:
+        async with fleet() as here, here.worker() as one:
+            with here.network.alter("/oauth/token", invalid_grant(description)):
+                await one.refresh()
+            assert (here.row.status, here.row.ended_reason) == ("ended", "revoked")
+            assert one.live.ended_reason == "revoked"
+
+    in_virtual_time(run)
+
+
+def test_a_grant_that_is_gone_from_a_session_that_is_gone_too() -> None:
+    async def run() -> None:
+        async with fleet() as here, here.worker() as one:
+
+            def purge(answer: Answer) -> Answer:
+                here.store._sessions.pop(here.session_id, None)
+                return invalid_grant("gone")(answer)
+
+            with here.network.alter("/oauth/token", purge):
+                await one.refresh()
+            assert one.live.ended_reason == "expired"
+
+    in_virtual_time(run)
+
+
+def test_a_lease_that_is_given_back_is_taken_at_once_and_left_alone_before() -> None:
+    async def run() -> None:
+        async with fleet() as here, here.worker() as one:
+            assert await here.store.acquire_refresh(
+                here.session_id, version=1, owner="other", lease_ms=60_000, watched=None
+            )
+            flight = one.start()
+            await asyncio.sleep(20)
+            # One try, and no write while the lease runs.
+            assert len(one.wire.of("acquire")) == 1
+            await here.store.release_refresh(
+                here.session_id, version=1, owner="other", wait_ms=None, unspent=False
+            )
+            await one.done(flight, 2 * TIMING.poll_longest + 5)
+            assert here.row.version == 2
+            assert here.refreshes == 1
+
+    in_virtual_time(run)
+
+
+def test_a_watch_over_nothing_may_be_forgotten() -> None:
+    watches = Watches(TIMING)
+    watches.forget("nobody")
+    first = watches.of("somebody")
+    assert watches.of("somebody") is first
+    watches.forget("somebody")
+    assert watches.of("somebody") is not first
+
+
+def test_a_process_that_goes_tries_to_store_tokens_ten_times_a_second() -> None:
+    async def run() -> None:
+        async with fleet() as here, here.worker() as one:
+            tries: list[float] = []
+
+            async def fail() -> None:
+                tries.append(time.monotonic())
+                raise StoreUnavailable
+
+            one.wire.before["commit"] = fail
+            flight = one.start()
+            assert await flight.wait(60)
+            await asyncio.sleep(10)
+            assert len(tries) <= 11
+            tries.clear()
+            one.runtime.tasks.closing.set()
+            await asyncio.sleep(1.0)
+            assert len(tries) >= 9
+            del one.wire.before["commit"]
+            await one.done(flight)
+
+    in_virtual_time(run)
