@@ -63,7 +63,10 @@ class Canaries:
 
     def __init__(self, notes: Path | None = None) -> None:
         self._notes = notes
+        self._heard: Counter[Path] = Counter()
         self.made: Counter[str] = Counter()
+        #: What the workers of tests made.
+        self.made_by_workers: Counter[str] = Counter()
         self.looked: Counter[str] = Counter()
         #: Look at every repr, and not at one in so many.
         self.thorough = False
@@ -141,20 +144,20 @@ class Canaries:
             with (self._notes / f"{os.getpid()}.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(words) + "\n")
 
-    def hear(self, notes: Path) -> Counter[str]:
-        """Take over what other processes noted; return how many of each kind they made."""
-        made: Counter[str] = Counter()
+    def hear(self, notes: Path) -> None:
+        """Take over what other processes noted since the last time."""
         for path in notes.glob("*.jsonl"):
-            for line in path.read_text(encoding="utf-8").splitlines():
+            lines = path.read_text(encoding="utf-8").splitlines()
+            for line in lines[self._heard[path] :]:
                 # The last line of a process that was killed may be torn.
                 with suppress(ValueError):
                     what, kind, *rest = cast("list[str]", json.loads(line))
                     if what == "made":
-                        made[kind] += 1
+                        self.made_by_workers[kind] += 1
                         self._texts[rest[0]] = kind
                     else:
                         self.leaks.append((kind, *cast("tuple[str, str]", tuple(rest))))
-        return made
+            self._heard[path] = len(lines)
 
     def look_at_exception(self, error: BaseException) -> None:
         """Look at what a traceback of an exception says."""
@@ -217,6 +220,12 @@ class _Ear(logging.Handler):
 _STANDARD = frozenset(vars(logging.makeLogRecord({})))
 
 
+def hear_workers() -> None:
+    """Know the secrets of workers, before files are looked at."""
+    if notes := os.environ.get(_NOTES):
+        _current.hear(Path(notes))
+
+
 def join() -> None:
     """Let a worker's secrets be canaries, too, where the tests that started it run under pytest."""
     global _current  # noqa: PLW0603  # what a worker has instead of the plugin
@@ -253,7 +262,6 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 #: Environment variable that names the folder of notes.
 _NOTES = "CANARIES"
 _FOLDER = pytest.StashKey[Path]()
-_WORKERS = pytest.StashKey[Counter[str]]()
 _WHOLE = pytest.StashKey[bool]()
 
 
@@ -272,7 +280,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     stash = session.config.stash
     factory = cast("pytest.TempPathFactory", getattr(session.config, "_tmp_path_factory"))  # noqa: B009  # has no public name
     base = factory.getbasetemp()
-    made = stash[_WORKERS] = _current.hear(stash[_FOLDER])
+    hear_workers()
     for path in base.rglob("*"):
         # Key files hold keys; what is looked at is databases and logs.
         if path.suffix in _FILES and path.is_file() and not path.is_symlink():
@@ -281,6 +289,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if stash.get(_WHOLE, False) and session.exitstatus == pytest.ExitCode.OK:
         problems += unseen(_current)
         if all_rings_required():
+            made = _current.made_by_workers
             problems += [f"no worker made a {kind}" for kind in KINDS_OF_WORKERS if not made[kind]]
     if problems:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
@@ -310,7 +319,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     made = ", ".join(f"{_current.made[kind]} {kind}" for kind in KINDS)
     looked = ", ".join(f"{_current.looked[place]} {place}" for place in PLACES)
     if terminalreporter.config.stash.get(_WHOLE, False):
-        workers = terminalreporter.config.stash.get(_WORKERS, Counter[str]())
+        workers = _current.made_by_workers.total()
         terminalreporter.write_line(
-            f"canaries: made {made}; looked at {looked}; workers made {workers.total()}"
+            f"canaries: made {made}; looked at {looked}; workers made {workers}"
         )

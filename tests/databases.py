@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.canaries import current
+from tests.canaries import current, hear_workers
 from tests.rings import require_tool, skip_ring
 
 HOST = "127.0.0.1"
@@ -30,6 +30,7 @@ _LARGEST = 64 * 1024 * 1024
 
 def look_at_files(folder: Path) -> None:
     """Look for secrets in all that a database server kept: tables, indexes, its logs."""
+    hear_workers()
     for path in folder.rglob("*"):
         inside = path.relative_to(folder).parts[0]
         if inside != "wheel" and path.is_file() and path.stat().st_size <= _LARGEST:
