@@ -14,13 +14,17 @@ import pytest
 from atproto_oauth_asgi.errors import RefreshFailed, StoreUnavailable
 from atproto_oauth_asgi.lease import Watches
 from atproto_oauth_asgi.testing.web import Answer
-from tests.refresh.fleet import TIMING, fleet
+from tests.refresh.fleet import LIFE, TIMING, fleet, logged
 from tests.virtual_time import in_virtual_time
 
 
 def invalid_grant(description: str) -> Callable[[Answer], Answer]:
     members = {"error": "invalid_grant", "error_description": description}
     return lambda answer: replace(answer, status=400).with_json(**members)
+
+
+def rewritten(**members: object) -> Callable[[Answer], Answer]:
+    return lambda answer: answer.with_json(**members) if answer.status == 200 else answer
 
 
 async def away() -> None:
@@ -150,5 +154,138 @@ def test_a_process_that_goes_tries_to_store_tokens_ten_times_a_second() -> None:
             assert len(tries) >= 9
             del one.wire.before["commit"]
             await one.done(flight)
+
+    in_virtual_time(run)
+
+
+# --- Storing new tokens ---
+
+
+def test_what_is_stored_is_told_and_known_at_once() -> None:
+    async def run() -> None:
+        async with fleet() as here, here.worker() as one:
+            narrower = rewritten(scope="atproto")
+            with logged() as records, here.network.alter("/oauth/token", narrower):
+                await one.refresh()
+            (refreshed,) = [one for one in records if one.getMessage() == "session.refreshed"]
+            assert vars(refreshed)["version"] == here.row.version == 2
+            assert one.session.scopes == {"atproto"}
+            assert one.live.life == LIFE
+
+    in_virtual_time(run)
+
+
+@pytest.mark.parametrize("error", [StoreUnavailable(), ValueError("a defect")])
+def test_a_try_that_fails_is_told_with_its_traceback_if_it_is_a_defect(error: Exception) -> None:
+    async def run() -> None:
+        async with fleet() as here, here.worker() as one:
+            failed: list[Exception] = []
+
+            async def once() -> None:
+                if not failed:
+                    failed.append(error)
+                    raise error
+
+            one.wire.before["commit"] = once
+            with logged() as records:
+                await one.refresh()
+            (told,) = [one for one in records if one.getMessage() == "commit.retry"]
+            shown = told.exc_info[1] if told.exc_info else None
+            assert shown is (error if isinstance(error, ValueError) else None)
+            assert here.row.version == 2
+
+    in_virtual_time(run)
+
+
+def test_a_session_that_was_purged_meanwhile_has_expired() -> None:
+    async def run() -> None:
+        async with fleet() as here, here.worker() as one:
+
+            async def purge() -> None:
+                here.store._sessions.pop(here.session_id, None)
+
+            one.wire.before["commit"] = purge
+            await one.refresh()
+            await one.settled()
+            assert one.live.ended_reason == "expired"
+            assert not here.alive_at_the_server
+
+    in_virtual_time(run)
+
+
+def test_newer_tokens_that_do_not_open_are_lost() -> None:
+    async def run() -> None:
+        async with fleet() as here, here.worker() as one:
+
+            async def overtake() -> None:
+                await here.commit_elsewhere(one)
+                here.row.version += 1
+                here.row.sealed_tokens = b"\x01" + bytes(60)
+
+            one.wire.before["commit"] = overtake
+            with logged() as records:
+                await one.refresh()
+            (told,) = [one for one in records if one.getMessage() == "session.seal_broken"]
+            assert vars(told)["session"] == here.session_id
+            assert vars(told)["version"] == 2
+            assert one.live.ended_reason == "lost_rotation"
+
+    in_virtual_time(run)
+
+
+# --- Giving a lease back ---
+
+
+@pytest.mark.parametrize(("closing", "seconds"), [(False, 75.0), (True, 5.0)])
+def test_a_lease_is_given_back_for_as_long_as_it_lasts_or_the_process_waits(
+    closing: bool, seconds: float
+) -> None:
+    async def run() -> None:
+        async with fleet() as here, here.worker() as one:
+            tries: list[float] = []
+
+            async def fail() -> None:
+                tries.append(time.monotonic())
+                if closing:
+                    one.runtime.tasks.closing.set()
+                raise StoreUnavailable
+
+            one.wire.before["release"] = fail
+            here.network.faults.fail(503)
+            await one.refresh()
+            assert tries[-1] - tries[0] == pytest.approx(seconds, abs=1.5)
+            assert len(tries) == pytest.approx(seconds, abs=1.5)
+
+    in_virtual_time(run)
+
+
+@pytest.mark.parametrize(
+    ("arrives", "before", "after"), [(False, 0, 0), (False, 1, 1), (True, 0, 0), (True, 1, 1)]
+)
+def test_a_mark_that_nobody_acknowledged_is_taken_back_if_it_arrived(
+    arrives: bool, before: int, after: int
+) -> None:
+    async def run() -> None:
+        async with fleet() as here, here.worker() as one:
+            here.row.attempts = before
+            (one.wire.after if arrives else one.wire.before)["mark"] = away
+            await one.refresh()
+            assert here.row.attempts == after
+            assert here.sent == 0
+
+    in_virtual_time(run)
+
+
+def test_a_lease_that_was_not_announced_is_told_to_who_waits() -> None:
+    async def run() -> None:
+        async with fleet() as here, here.worker() as one:
+
+            async def lose() -> None:
+                here.row.lease_owner = "another"
+
+            one.wire.before["mark"] = lose
+            with pytest.raises(RefreshFailed) as caught:
+                await one.get()
+            assert str(caught.value) == "The refresh could not be announced."
 
     in_virtual_time(run)
