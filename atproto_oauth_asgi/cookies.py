@@ -12,7 +12,7 @@ from atproto_oauth_asgi.settings import Settings
 #: Seconds that a browser may take for a login; a sign-up waits for an e-mail.
 LOGIN_AGE = 1800
 
-_VALUE = re.compile(r"[A-Za-z0-9_-]{43}")
+_VALUE = re.compile(rb"[A-Za-z0-9_-]{43}")
 
 
 def new_secret() -> str:
@@ -45,8 +45,8 @@ class Cookies:
         else:
             port = settings.base.port
             self.session, self.login = f"{name}-{port}", f"{name}-login-{port}"
-        self._session_start = f"{self.session}=".encode("ascii")
-        self._login_start = f"{self.login}=".encode("ascii")
+        self._session_start = f"{self.session}=".encode()
+        self._login_start = f"{self.login}=".encode()
 
     def read_session(self, headers: Iterable[tuple[bytes, bytes]]) -> str | None:
         """Return the session cookie of a request, if it has one of the right form."""
@@ -80,6 +80,6 @@ def _read(headers: Iterable[tuple[bytes, bytes]], start: bytes) -> str | None:
             for part in value.split(b";"):
                 pair = part.strip()
                 if pair.startswith(start):
-                    text = pair[len(start) :].decode("latin-1")
-                    return text if _VALUE.fullmatch(text) else None
+                    found = pair[len(start) :]
+                    return found.decode() if _VALUE.fullmatch(found) else None
     return None

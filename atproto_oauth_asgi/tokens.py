@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import isfinite
+from typing import TypeGuard
 
 from atproto_oauth_asgi.errors import (
     AuthorizationFailed,
@@ -28,7 +29,7 @@ _MAX_SCOPE = 16_384
 _TOKEN = re.compile(r"[\x21-\x7e]{1,32768}")
 
 
-def is_token(value: object) -> bool:
+def is_token(value: object) -> TypeGuard[str]:
     """Tell whether a value can be a token: text that fits into a header, of bearable length."""
     return isinstance(value, str) and _TOKEN.fullmatch(value) is not None
 
@@ -90,7 +91,7 @@ class TokenResponse:
             WrongAccount: the tokens are for another account.
         """
         access_token = document.get("access_token")
-        if not isinstance(access_token, str) or not _TOKEN.fullmatch(access_token):
+        if not is_token(access_token):
             msg = "The token response has no access_token; report this to the server's operator."
             raise BadAnswer(msg)
         token_type = document.get("token_type")
@@ -98,9 +99,7 @@ class TokenResponse:
             msg = "The server gave tokens that are not DPoP-bound; they were refused."
             raise AuthorizationFailed(msg)
         refresh_token = document.get("refresh_token")
-        if refresh_token is not None and not (
-            isinstance(refresh_token, str) and _TOKEN.fullmatch(refresh_token)
-        ):
+        if refresh_token is not None and not is_token(refresh_token):
             msg = "The token response has a refresh_token that is not a string."
             raise BadAnswer(msg)
         scope = document.get("scope")

@@ -105,9 +105,7 @@ class Vault:
 
 
 def _attempt(key_hash: bytes) -> SealContext:
-    return SealContext(
-        table="one_time", column="payload", row_id=key_hash.hex(), did="", issuer="", client_id=""
-    )
+    return SealContext(table="one_time", column="payload", row_id=key_hash.hex())
 
 
 def sealed_with(record: SessionRecord) -> frozenset[str]:
@@ -118,6 +116,7 @@ def sealed_with(record: SessionRecord) -> frozenset[str]:
     """
     found: set[str] = set()
     for sealed in (record.sealed_dpop_key, record.sealed_tokens):
-        with suppress(SealBroken):
-            found.add(key_id_of(sealed or b""))
+        if sealed is not None:
+            with suppress(SealBroken):
+                found.add(key_id_of(sealed))
     return frozenset(found)

@@ -9,7 +9,7 @@ from atproto_oauth_asgi.errors import (
     ScopeRefused,
     WrongAccount,
 )
-from atproto_oauth_asgi.tokens import TokenResponse, Tokens
+from atproto_oauth_asgi.tokens import TokenResponse, Tokens, is_token
 
 DID = "did:plc:" + "a" * 24
 GOOD: dict[str, object] = {
@@ -137,8 +137,16 @@ def test_any_account_may_answer_where_none_was_named() -> None:
     other = "did:web:birdsong.dev"
 
     assert parse(None, sub=other).sub == other
+    # Whether these may be looked up is not decided here.
+    for local in ("did:web:pds.test", "did:web:localhost%3A2583"):
+        assert parse(None, sub=local).sub == local
     with pytest.raises(WrongAccount):
         parse(None, sub="did:example:x")
+
+
+def test_only_text_that_fits_into_a_header_is_a_token() -> None:
+    assert is_token("a.b-c~/+=")
+    assert not any(is_token(value) for value in (None, 1, "", "a b", b"a", ["a"]))
 
 
 @pytest.mark.spec("H8", "L1")

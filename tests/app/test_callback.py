@@ -172,6 +172,17 @@ async def test_another_browser_gets_nothing_and_the_attempt_is_gone() -> None:
         assert await used_up(here, callback)
 
 
+async def test_another_browser_is_refused_also_where_that_cannot_be_noted() -> None:
+    store = FaultyStore("record_outcome")
+    async with world(store=store) as here:
+        callback = await here.approved()
+        async with here.another_browser() as stranger:
+            back = await stranger.get(callback)
+
+        assert back.status_code == 400
+        assert GENERIC in back.text
+
+
 @pytest.mark.spec("G4")
 async def test_a_victim_with_a_login_cookie_of_their_own_is_not_logged_in_as_the_attacker() -> None:
     async with world() as here:
@@ -316,6 +327,20 @@ async def test_a_server_that_is_away_at_the_exchange_is_said() -> None:
     async with world() as here:
         callback = await here.approved()
         with here.network.outage():
+            back = await here.browser.get(callback)
+
+        assert back.status_code == 502
+        assert "could not be reached" in back.text
+
+
+@pytest.mark.spec("G7")
+async def test_a_server_that_never_answers_the_exchange_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("atproto_oauth_asgi.callback.EXCHANGE_DEADLINE", 0.05)
+    async with world() as here:
+        callback = await here.approved()
+        with here.network.hanging():
             back = await here.browser.get(callback)
 
         assert back.status_code == 502

@@ -129,14 +129,16 @@ async def test_sessions_of_a_confidential_client_are_kept_and_not_used_by_a_publ
 
 
 @pytest.mark.spec("E10", "E26")
-async def test_a_login_under_way_keeps_its_key_when_another_comes_first() -> None:
+@pytest.mark.parametrize("account", ["alice.test", "bob.test"])
+async def test_a_login_under_way_keeps_its_key_when_another_comes_first(account: str) -> None:
     old, new = generate_client_keys(), generate_client_keys()
     store, network = FaultyStore(), Network()
     tap = Tap(network)
     async with world(
         network, store=store, client_keys=key_set(old, new), net_policy=tap.policy()
     ) as before:
-        callback = await before.approved()
+        begun = await before.begin("alice.test")
+        callback = network.approve(begun.headers["location"], account)
         cookies = before.browser.cookies
     async with world(
         network, store=store, client_keys=key_set(new, old), net_policy=tap.policy()
@@ -144,6 +146,9 @@ async def test_a_login_under_way_keeps_its_key_when_another_comes_first() -> Non
         for cookie in cookies.jar:
             here.browser.cookies.set(cookie.name, cookie.value or "")
         back = await here.browser.get(callback)
+        # The wrong account's tokens are revoked, and with the same key.
+        assert account == "alice.test" or await here.revoked()
 
-    assert back.status_code == 303
-    assert {one.assertion.header["kid"] for one in tap.to(TOKEN)} == {key_set(old).signing_kid}
+    assert back.status_code == (303 if account == "alice.test" else 400)
+    sent = tap.to(TOKEN) + tap.to(REVOKE)
+    assert {one.assertion.header["kid"] for one in sent} == {key_set(old).signing_kid}

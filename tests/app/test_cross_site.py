@@ -21,7 +21,13 @@ ORIGINS = {
     "none": None,
 }
 SITES = ("same-origin", "same-site", "cross-site", "none", None)
-KINDS = ("application/x-www-form-urlencoded", "application/json", "text/plain", None)
+KINDS = (
+    "application/x-www-form-urlencoded",
+    "application/json",
+    "Application/JSON ; charset=utf-8",
+    "text/plain; a=application/json",
+    None,
+)
 OURS = {"ours", "trusted"}
 
 
@@ -34,7 +40,8 @@ def passes(origin: str, site: str | None, kind: str | None) -> bool:
     """Say what design §9 says."""
     if origin in OURS or site == "same-origin":
         return True
-    return origin == "none" and site is None and kind == "application/json"
+    json = kind is not None and kind.lower().startswith("application/json")
+    return origin == "none" and site is None and json
 
 
 async def attached(here: World, method: str, **given: str) -> bool:

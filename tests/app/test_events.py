@@ -33,6 +33,7 @@ async def test_each_step_of_a_visit_is_told_with_its_fields() -> None:
 
         # Logs are at WARNING here, as they come: the hook hears of the rest all the same.
         assert names(told) == ["login.begun", "login.finished", "session.ended", "revocation.done"]
+        assert dict(told[0].fields) == {"did": here.did(), "issuer": here.network.host.origin}
         finished = told[1]
         assert finished.level == logging.INFO
         assert set(finished.fields) == {"session", "did", "issuer"}
@@ -100,6 +101,36 @@ async def test_refused_callbacks_say_why() -> None:
 
     reasons = [event.fields["reason"] for event in told if event.name == "callback.refused"]
     assert reasons == ["other_browser", "unknown_state", "parameters", "used"]
+
+
+async def test_refused_requests_say_what_to_do() -> None:
+    told: list[Event] = []
+    loopback = "http://127.0.0.1:8000"
+    async with world(on_event=told.append, base_url=loopback, allow_insecure_loopback=True) as here:
+        foreign = {"origin": "https://evil.example"}
+        other_name = {"host": "localhost:8000", "sec-fetch-site": "same-origin"}
+        await here.browser.post("/oauth/logout", headers=foreign)
+        await here.browser.post("/oauth/logout", headers=other_name)
+        await here.browser.get("/oauth/session", headers={"host": "evil.example:8000"})
+
+    assert [dict(event.fields) for event in told if event.name == "request.refused"] == [
+        {
+            "error": "cross_site_refused",
+            "route": "logout",
+            "why": "This request came from another site; send it from BASE_URL or a"
+            " TRUSTED_ORIGINS page.",
+        },
+        {
+            "error": "wrong_host",
+            "route": "logout",
+            "why": f"This form was opened under another address; open {loopback} and try again.",
+        },
+        {
+            "error": "wrong_host",
+            "route": "session",
+            "why": f"In development this app answers as 127.0.0.1 only; open {loopback}.",
+        },
+    ]
 
 
 async def test_requests_of_foreign_pages_are_told() -> None:

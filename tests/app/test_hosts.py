@@ -72,9 +72,40 @@ async def test_in_loopback_a_form_under_another_name_is_refused_with_the_right_o
         assert f'href="{LOOPBACK}' in answer.text
 
 
-async def test_a_host_with_capitals_is_the_same() -> None:
+@pytest.mark.parametrize(
+    ("base_url", "host"),
+    [
+        (BASE_URL, "App.Birdsong.dev"),
+        (BASE_URL, "app.birdsong.dev:443"),
+        ("http://127.0.0.1", "127.0.0.1:80"),
+    ],
+)
+async def test_a_host_in_another_spelling_is_the_same(base_url: str, host: str) -> None:
+    async with world(base_url=base_url) as here:
+        answer = await here.browser.get("/oauth/login", headers={"host": host})
+
+        assert answer.status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/oauth/login", "/oauth/session"])
+async def test_a_request_without_a_host_is_one_under_another_name(path: str) -> None:
     async with world() as here:
-        answer = await here.browser.get("/oauth/login", headers={"host": "App.Birdsong.dev"})
+        request = here.browser.build_request("GET", path, headers=PAGE)
+        del request.headers["host"]
+        answer = await here.browser.send(request)
+
+        assert answer.status_code == (307 if path == "/oauth/login" else 200)
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1:8000", "localhost:8000", "[::1]:8000", "[::1]", "localhost"]
+)
+async def test_in_development_each_name_of_this_machine_is_answered(host: str) -> None:
+    network = Network()
+    async with world(
+        network, base_url=LOOPBACK, allow_insecure_loopback=True, net_policy=network.policy()
+    ) as here:
+        answer = await here.browser.get("/oauth/session", headers={"host": host})
 
         assert answer.status_code == 200
 

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from urllib.parse import urlencode
 
 import httpx
 import pytest
 from starlette.responses import PlainTextResponse, Response
 
-from atproto_oauth_asgi import Login, LoginRefused
+from atproto_oauth_asgi import Event, Login, LoginRefused
 from atproto_oauth_asgi.sealing import KeyRing
 from atproto_oauth_asgi.store import Consumed
 from atproto_oauth_asgi.testing import Network
@@ -314,3 +315,45 @@ async def test_who_was_killed_before_there_was_a_session_has_not(
         assert "took too long" in back.text
         assert "set-cookie" not in back.headers
         assert await two.who() is None
+
+
+async def test_a_reload_after_a_defect_of_the_app_leads_to_a_new_start() -> None:
+    async def broken(_: Login) -> None:
+        raise ZeroDivisionError
+
+    told: list[Event] = []
+    async with world(on_login=broken, on_event=told.append) as here:
+        callback = await here.approved(next="/who")
+        with pytest.raises(ZeroDivisionError):
+            await here.browser.get(callback)
+        again = await here.browser.get(callback)
+        await here.settled()
+
+        assert again.status_code == 400
+        assert "Signing in did not work. Please try again." in again.text
+        assert "next=https%3A%2F%2Fapp.birdsong.dev%2Fwho" in again.text
+        assert "identifier=alice.test" in again.text
+        # A task's defect is told by the task's name.
+        (failed,) = [event for event in told if event.name == "task.failed"]
+        assert failed.fields["task"] == "login"
+
+
+@pytest.mark.spec("G7")
+async def test_a_store_that_gives_the_attempt_out_twice_does_not_get_the_code_sent_twice() -> None:
+    class Generous(FaultyStore):
+        given: bytes | None = None
+
+        async def consume(self, key_hash: bytes, /, *, kind: str) -> Consumed | None:
+            consumed = await super().consume(key_hash, kind=kind)
+            if consumed is None:
+                return None
+            self.given = consumed.sealed or self.given
+            return replace(consumed, sealed=self.given)
+
+    async with world(store=Generous()) as here:
+        callback = await here.approved()
+        await here.browser.get(callback)
+        again = await here.browser.get(callback)
+
+        assert again.status_code == 303
+        assert len(here.network.token_requests("authorization_code")) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -13,7 +14,10 @@ from starlette.requests import HTTPConnection
 
 from atproto_oauth_asgi.errors import AuthorizationFailed, LoginError, PDSUnreachable
 from atproto_oauth_asgi.instrumentation import Event
+from atproto_oauth_asgi.keys import ClientKeys, generate_client_keys
+from atproto_oauth_asgi.testing import Network
 from atproto_oauth_asgi.testing.web import Answer
+from tests.app.faulty_store import FaultyStore
 from tests.app.world import BASE_URL, world
 from tests.hostile.lies import honest_challenge, member, nonce, raw
 
@@ -172,6 +176,21 @@ ENDS = {
         code="authorization_failed",
         why="The authorization server answered server_error.",
     ),
+    "no, in whatever words": Case(
+        query={"error": "access_denied", "error_description": "No"},
+        code="cancelled",
+        why="Signing in was cancelled.",
+    ),
+    "no, it came too late": Case(
+        query={"error": "access_denied", "error_description": "The request EXPIRED"},
+        code="expired",
+        why="This sign-in took too long and has expired. Please start again.",
+    ),
+    "no to the scope": Case(
+        query={"error": "access_denied", "error_description": "Scope refused"},
+        code="scope_refused",
+        why="The account's server did not grant the permissions this site asked for.",
+    ),
     "an error that is none": Case(
         query={"error": "<script>"},
         code="authorization_failed",
@@ -234,6 +253,46 @@ async def test_a_server_that_is_away_at_the_end() -> None:
         "error": "pds_unreachable",
         "why": "The app gave no complete answer.",
     }
+
+
+@pytest.mark.parametrize("base_url", [BASE_URL, f"{BASE_URL}/moved"])
+async def test_an_end_in_an_app_that_was_set_up_anew(base_url: str) -> None:
+    old, new = (ClientKeys(json.loads(generate_client_keys())) for _ in range(2))
+    store, network, told = FaultyStore(), Network(), list[Event]()
+    async with world(network, store=store, client_keys=old) as before:
+        callback = await before.approved()
+        jar = list(before.browser.cookies.jar)
+    async with world(
+        network, store=store, base_url=base_url, client_keys=new, on_event=told.append
+    ) as after:
+        await after.browser.get(
+            callback.replace(BASE_URL, base_url),
+            headers={"cookie": "; ".join(f"{one.name}={one.value}" for one in jar)},
+        )
+
+    moved = "The client_id has changed since this login began; start again."
+    key = (
+        f"The session is bound to the client key “{old.signing_kid}”, which CLIENT_KEYS lacks;"
+        " put the key back, or let the person sign in again."
+    )
+    (failed,) = [event for event in told if event.name == "login.failed"]
+    assert failed.fields == {"error": "expired", "why": key if base_url == BASE_URL else moved}
+
+
+@pytest.mark.spec("K5")
+@pytest.mark.parametrize("start", ["alice.test", "https://pds.example"])
+async def test_the_revocation_of_refused_tokens_is_told_with_who_was_named(start: str) -> None:
+    told: list[Event] = []
+    async with world(on_event=told.append) as here:
+        begun = await here.begin(start)
+        callback = here.network.approve(begun.headers["location"], "alice.test")
+        with here.network.alter("/oauth/token", honest_challenge(member("token_type", "Bearer"))):
+            await here.browser.get(callback)
+        await here.settled()
+
+        did = here.did() if start == "alice.test" else "unknown"
+        (done,) = [event for event in told if event.name == "revocation.done"]
+        assert done.fields == {"did": did, "issuer": "https://pds.example"}
 
 
 async def test_a_page_about_nobodys_callback_leads_to_an_empty_form() -> None:
