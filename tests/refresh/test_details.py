@@ -57,7 +57,10 @@ def test_a_store_that_is_away_is_said() -> None:
 def test_a_pause_is_up_to_a_fifth_shorter_or_longer(
     monkeypatch: pytest.MonkeyPatch, drawn: float, pause: float
 ) -> None:
-    monkeypatch.setattr(random, "uniform", lambda low, high: {0.8: low, 1.2: high}[drawn])
+    def uniform(low: float, high: float) -> float:
+        return {0.8: low, 1.2: high}[drawn]
+
+    monkeypatch.setattr(random, "uniform", uniform)
 
     async def run() -> None:
         async with fleet() as here, here.worker() as one:
