@@ -85,8 +85,19 @@ def test_a_server_that_asks_for_no_patience_gets_a_second() -> None:
 def test_a_grant_that_is_gone_is_gone_in_whatever_words(description: str) -> None:
     async def run() -> None:
         async with fleet() as here, here.worker() as one:
-            with here.network.alter("/oauth/token", invalid_grant(description)):
+            with (
+                logged() as records,
+                here.network.alter("/oauth/token", invalid_grant(description)),
+            ):
                 await one.refresh()
+            (told,) = [record for record in records if record.getMessage() == "session.ended"]
+            fields = {name: vars(told)[name] for name in ("session", "did", "reason", "attempts")}
+            assert fields == {
+                "session": here.session_id,
+                "did": one.live.did,
+                "reason": "revoked",
+                "attempts": 1,
+            }
             assert (here.row.status, here.row.ended_reason) == ("ended", "revoked")
             assert one.live.ended_reason == "revoked"
 
@@ -157,6 +168,66 @@ def test_a_process_that_goes_tries_to_store_tokens_ten_times_a_second() -> None:
             assert len(tries) >= 9
             del one.wire.before["commit"]
             await one.done(flight)
+
+    in_virtual_time(run)
+
+
+def test_tokens_that_are_not_ours_end_the_session() -> None:
+    async def run() -> None:
+        async with fleet() as here, here.worker() as one:
+            bearer = rewritten(token_type="Bearer")
+            with logged() as records, here.network.alter("/oauth/token", bearer):
+                await one.refresh()
+            (told,) = [record for record in records if record.getMessage() == "session.ended"]
+            assert [vars(told)[name] for name in ("session", "did", "reason")] == [
+                here.session_id,
+                one.live.did,
+                "revoked",
+            ]
+            assert (here.row.status, here.row.ended_reason) == ("ended", "revoked")
+            assert one.live.ended_reason == "revoked"
+
+    in_virtual_time(run)
+
+
+def test_tokens_that_are_not_ours_end_no_newer_session() -> None:
+    async def run() -> None:
+        async with fleet() as here, here.worker() as one:
+
+            async def overtake() -> None:
+                await here.commit_elsewhere(one)
+
+            one.wire.before["end"] = overtake
+            with here.network.alter("/oauth/token", rewritten(token_type="Bearer")):
+                await one.refresh()
+            assert (here.row.status, here.row.version) == ("active", 2)
+
+    in_virtual_time(run)
+
+
+def test_a_request_that_left_stays_in_the_journal_though_nobody_could_read_the_row() -> None:
+    async def run() -> None:
+        async with fleet() as here, here.worker() as one:
+
+            def cut_off(answer: Answer) -> Answer:
+                one.wire.before["read"] = away
+                return invalid_grant("gone")(answer)
+
+            with here.network.alter("/oauth/token", cut_off):
+                await one.refresh()
+            assert here.row.status == "active"
+            assert here.row.attempts == 1
+
+    in_virtual_time(run)
+
+
+def test_a_pds_that_is_away_but_where_it_was_is_no_reason_to_refresh() -> None:
+    async def run() -> None:
+        async with fleet(expired=False) as here, here.worker() as one:
+            one.runtime.upkeep.suspect(one.live)
+            await one.settled()
+            assert here.sent == 0
+            assert here.row.version == 1
 
     in_virtual_time(run)
 
