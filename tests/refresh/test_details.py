@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -14,16 +13,17 @@ import pytest
 from atproto_oauth_asgi.errors import RefreshFailed, StoreUnavailable
 from atproto_oauth_asgi.lease import Watches
 from atproto_oauth_asgi.testing.web import Answer
-from tests.refresh.fleet import LIFE, TIMING, fleet, logged
+from tests.hostile.lies import Change, member, raw
+from tests.refresh.fleet import LIFE, TIMING, events, fleet, logged
 from tests.virtual_time import in_virtual_time
 
 
-def invalid_grant(description: str) -> Callable[[Answer], Answer]:
+def invalid_grant(description: str, status: int = 400) -> Change:
     members = {"error": "invalid_grant", "error_description": description}
-    return lambda answer: replace(answer, status=400).with_json(**members)
+    return lambda answer: replace(answer, status=status).with_json(**members)
 
 
-def rewritten(**members: object) -> Callable[[Answer], Answer]:
+def rewritten(**members: object) -> Change:
     return lambda answer: answer.with_json(**members) if answer.status == 200 else answer
 
 
@@ -81,13 +81,14 @@ def test_a_server_that_asks_for_no_patience_gets_a_second() -> None:
     in_virtual_time(run)
 
 
+@pytest.mark.parametrize("status", [400, 401])
 @pytest.mark.parametrize("description", ["", "reuse of a refresh token", "unknown jti"])
-def test_a_grant_that_is_gone_is_gone_in_whatever_words(description: str) -> None:
+def test_a_grant_that_is_gone_is_gone_in_whatever_words(description: str, status: int) -> None:
     async def run() -> None:
         async with fleet() as here, here.worker() as one:
             with (
                 logged() as records,
-                here.network.alter("/oauth/token", invalid_grant(description)),
+                here.network.alter("/oauth/token", invalid_grant(description, status)),
             ):
                 await one.refresh()
             (told,) = [record for record in records if record.getMessage() == "session.ended"]
@@ -178,6 +179,8 @@ def test_tokens_that_are_not_ours_end_the_session() -> None:
             bearer = rewritten(token_type="Bearer")
             with logged() as records, here.network.alter("/oauth/token", bearer):
                 await one.refresh()
+            (wrong,) = [one for one in records if one.getMessage() == "refresh.wrong_tokens"]
+            assert vars(wrong)["error"] == "authorization_failed"
             (told,) = [record for record in records if record.getMessage() == "session.ended"]
             assert [vars(told)[name] for name in ("session", "did", "reason")] == [
                 here.session_id,
@@ -186,6 +189,54 @@ def test_tokens_that_are_not_ours_end_the_session() -> None:
             ]
             assert (here.row.status, here.row.ended_reason) == ("ended", "revoked")
             assert one.live.ended_reason == "revoked"
+
+    in_virtual_time(run)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (raw(b"<html>"), "The answer of 'pds.example' is not valid JSON."),
+        (
+            member("access_token", None),
+            "The token response has no access_token; report this to the server's operator.",
+        ),
+    ],
+)
+def test_an_answer_that_cannot_be_read_is_an_outage(change: Change, why: str) -> None:
+    async def run() -> None:
+        async with fleet() as here, here.worker() as one:
+            good = lambda answer: change(answer) if answer.status == 200 else answer  # noqa: E731
+            with logged() as records, here.network.alter("/oauth/token", good):
+                await one.refresh()
+            (told,) = [one for one in records if one.getMessage() == "refresh.postponed"]
+            assert vars(told)["why"] == f"The token endpoint's answer cannot be read: {why}"
+            assert (here.row.status, here.row.lease_until) == ("active", None)
+            assert one.live.failures == 1
+
+    in_virtual_time(run)
+
+
+def test_an_answer_without_a_nonce_is_told_and_kept() -> None:
+    async def run() -> None:
+        async with fleet() as here, here.worker() as one:
+            without = lambda answer: (  # noqa: E731
+                answer.with_header("dpop-nonce", None) if answer.status == 200 else answer
+            )
+            with logged() as records, here.network.alter("/oauth/token", without):
+                await one.refresh()
+            (told,) = [one for one in records if one.getMessage() == "refresh.no_nonce"]
+            assert (vars(told)["session"], vars(told)["issuer"]) == (
+                here.session_id,
+                here.network.host.origin,
+            )
+            assert here.row.version == 2
+            with logged() as records:
+                one.live.refresh_at = 0
+                here.expire()
+                await one.look_again()
+                await one.refresh()
+            assert "refresh.no_nonce" not in events(records)
 
     in_virtual_time(run)
 
