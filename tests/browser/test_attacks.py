@@ -86,17 +86,21 @@ def test_login_csrf_a_foreign_page_begins_no_login(
 def test_the_back_button_after_consent_and_a_double_submit_make_one_session(
     attack: Stage, victim: Victim
 ) -> None:
+    before = len(attack.network.sessions("alice.test"))
     back = victim.approved()
     attack.network.log.clear()
     victim.page.goto(back)
     victim.page.go_back()
+    # What was done is not done again, and does not look as if it had failed.
     victim.page.goto(back)
-    victim.page.evaluate("location.reload()")
-    victim.page.wait_for_load_state()
+    expect(victim.page.get_by_role("heading")).to_have_text("Home")
+    victim.page.evaluate("url => Promise.all([fetch(url), fetch(url)])", back)
+    victim.page.goto(back)
+    expect(victim.page.get_by_role("heading")).to_have_text("Home")
 
     assert victim.who() == victim.did()
-    assert len(attack.network.token_requests("authorization_code")) <= 1
-    assert len(attack.network.sessions("alice.test")) >= 1
+    assert len(attack.network.token_requests("authorization_code")) == 1
+    assert len(attack.network.sessions("alice.test")) == before + 1
 
 
 @pytest.mark.spec("G1")
@@ -133,8 +137,12 @@ def test_cookie_tossing_from_a_sibling_plants_no_session(
     before = victim.login("alice.test") if signed_in else None
     with attack.person() as attacker:
         attacker.login("bob.test")
-        cookies = {one.get("name"): one.get("value") for one in attacker.context.cookies(APP)}
-        value = cookies["__Host-atproto-oauth"]
+        # Whatever it is called: a name that can be planted is what this test has to see.
+        (value,) = (
+            one.get("value")
+            for one in attacker.context.cookies(APP)
+            if str(one.get("name")).endswith("atproto-oauth")
+        )
     names = [
         "__Host-atproto-oauth",
         "__host-atproto-oauth",
@@ -166,13 +174,16 @@ def test_cookie_tossing_from_a_sibling_plants_no_session(
 def test_a_forged_did_cookie_is_nobody(attack: Stage, victim: Victim) -> None:
     with attack.person() as other:
         did = other.login("alice.test")
-    for name in ("did", "atproto-oauth", "session", "handle"):
-        victim.context.add_cookies([{"name": name, "value": did, "url": APP}])
-    assert victim.who() is None
-    # The tutorial's logout revokes whoever the cookie names.
-    victim.page.goto(APP)
-    victim.page.evaluate("fetch('/oauth/logout', {method: 'POST'}).then(r => r.status)")
-    assert attack.network.sessions("alice.test") != []
+        for name in ("did", "atproto-oauth", "session", "handle"):
+            victim.context.add_cookies([{"name": name, "value": did, "url": APP}])
+        assert victim.who() is None
+        # The tutorial's logout revokes whoever the cookie names.
+        victim.page.goto(APP)
+        status = victim.page.evaluate(
+            "fetch('/oauth/logout', {method: 'POST'}).then(r => r.status)"
+        )
+        assert status == 204
+        assert other.who() == did
 
 
 # --- Acting with somebody's session ---------------------------------------------------------------
@@ -262,9 +273,7 @@ def quote_attribute(text: str) -> str:
 
 
 @ORIGINS
-def test_a_foreign_page_cannot_read_who_is_signed_in(
-    attack: Stage, victim: Victim, origin: str
-) -> None:
+def test_a_foreign_page_cannot_read_who_is_signed_in(victim: Victim, origin: str) -> None:
     victim.login()
     victim.visit("<title>x</title>", origin)
     for path in ("/oauth/session", "/who", "/private"):
@@ -282,7 +291,6 @@ def test_a_foreign_page_cannot_read_who_is_signed_in(
         assert loaded in {"refused", "ran"}
         # What ran had nothing in it: the browser blanks JSON that another site loads as a script.
         assert victim.page.evaluate("Object.keys(window).includes('did')") is False
-    assert attack.oauth is not None
 
 
 # --- What our pages show --------------------------------------------------------------------------
@@ -332,13 +340,18 @@ def test_xss_nothing_that_is_shown_runs(victim: Victim, payload: str) -> None:
     complaints: list[str] = []
     victim.page.on("console", lambda message: complaints.append(message.text))
     names = ("identifier", "next", "scope", "prompt", "error", "add", "moved")
-    state = parse_qs(urlsplit(victim.approved()).query)["state"][0]
     urls = [f"/oauth/login?{urlencode({name: payload})}" for name in names]
     urls += [f"/oauth/login?{urlencode({'identifier': payload, 'error': 'cancelled'})}"]
-    for name in ("error", "error_description", "error_uri", "code", "iss"):
-        # With a state that this browser began, as a hostile server would answer.
-        given = {"state": state, "iss": "https://pds.example", "error": "x", name: payload}
-        urls.append(f"/oauth/callback?{urlencode(given)}")
+    for given in (
+        {"error": "x", "error_description": payload, "error_uri": payload},
+        {"error": payload},
+        {"iss": payload, "code": payload},
+    ):
+        # As a hostile server would answer, to a login of this browser: only one answer of each
+        # is read.
+        state = parse_qs(urlsplit(victim.approved()).query)["state"][0]
+        answer = {"state": state, "iss": "https://pds.example", **given}
+        urls.append(f"/oauth/callback?{urlencode(answer)}")
     for url in urls:
         victim.page.goto(APP + url)
         assert victim.page.evaluate("typeof pwned") == "undefined"

@@ -70,19 +70,22 @@ class _Planted(importlib.machinery.SourceFileLoader):
 
 class _Finder(importlib.abc.MetaPathFinder):
     def __init__(self, fault: Fault) -> None:
-        path, self._source = fault.change()
-        self._path, self._name = str(path), module_name(path)
-        self.loaded = False
+        self._changed = {
+            module_name(path): (str(path), source) for path, source in fault.change().items()
+        }
+        #: Changed modules that nothing has imported.
+        self.waiting = set(self._changed)
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
         del path, target
-        if fullname != self._name:
+        if fullname not in self._changed:
             return None
-        self.loaded = True
-        loader = _Planted(fullname, self._path, self._source)
-        return importlib.util.spec_from_file_location(fullname, self._path, loader=loader)
+        self.waiting.discard(fullname)
+        path, source = self._changed[fullname]
+        loader = _Planted(fullname, path, source)
+        return importlib.util.spec_from_file_location(fullname, path, loader=loader)
 
 
 def _run(only: Only, files: Iterable[str], *, stop: bool, seconds: int = 20) -> int:
@@ -122,7 +125,7 @@ def _try(fault: Fault) -> Outcome:
     status = _run(only, files, stop=True, seconds=seconds)
     if only.broken:
         return Outcome(fault.name, trouble=f"cannot be collected: {', '.join(only.broken)}")
-    if not finder.loaded:
+    if finder.waiting:
         return Outcome(fault.name, trouble="the tests do not import what was changed")
     if status not in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}:
         return Outcome(fault.name, trouble=f"pytest ended with {pytest.ExitCode(status).name}")

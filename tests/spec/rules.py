@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -50,24 +50,31 @@ class Fault:
     wrong: str
     #: Only tests in this file or folder, where the rule has many tests; or one function of a file.
     tests: str = "tests"
+    #: More changes, each a `right` and a `wrong`, where another defence would hold alone.
+    also: Sequence[Mapping[str, str]] = ()
+    #: Of a fault of an attack: tried with ALL_FAULTS=1 only, as another one stands for its test.
+    more: bool = False
 
-    def change(self) -> tuple[Path, str]:
-        """Return the file to change and its changed source.
+    def change(self) -> dict[Path, str]:
+        """Return the files to change and their changed sources.
 
         Raises:
-            LookupError: the text is gone, or is there more than once.
+            LookupError: a text is gone, or is there more than once.
         """
-        found = [
-            (path, source.count(self.right))
-            for path, source in sources().items()
-            if self.right in source
-        ]
+        changed: dict[Path, str] = {}
+        pairs = [(self.right, self.wrong), *((one["right"], one["wrong"]) for one in self.also)]
+        for right, wrong in pairs:
+            path = self._place(right)
+            changed[path] = changed.get(path, sources()[path]).replace(right, wrong)
+        return changed
+
+    def _place(self, text: str) -> Path:
+        found = [(path, source.count(text)) for path, source in sources().items() if text in source]
         if [times for _, times in found] != [1]:
             places = ", ".join(f"{path.name} ({times})" for path, times in found) or "nowhere"
             message = f"{self.name!r}: its text must occur exactly once, but occurs in: {places}"
             raise LookupError(message)
-        path = found[0][0]
-        return path, sources()[path].replace(self.right, self.wrong)
+        return found[0][0]
 
 
 def sources() -> dict[Path, str]:
