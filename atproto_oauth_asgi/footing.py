@@ -11,6 +11,7 @@ from atproto_oauth_asgi import embedded
 from atproto_oauth_asgi.authorization_server import ClientIdentity
 from atproto_oauth_asgi.core import Core, OnLogin
 from atproto_oauth_asgi.discovery import Discovery
+from atproto_oauth_asgi.errors import ConfigurationError
 from atproto_oauth_asgi.handles import HandleResolver
 from atproto_oauth_asgi.identity import IdentityResolver
 from atproto_oauth_asgi.instrumentation import Events
@@ -137,8 +138,19 @@ class Footing:
         return runtime
 
     def runtime(self) -> Runtime:
-        """Return what the running event loop owns."""
-        loop = asyncio.get_running_loop()
+        """Return what the running event loop owns.
+
+        Raises:
+            ConfigurationError: asyncio does not run here.
+        """
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError as exc:
+            msg = (
+                "Sign-in runs on asyncio, and no event loop of asyncio runs here; let the server"
+                " use asyncio, as hypercorn does with -k asyncio, and call this from a coroutine."
+            )
+            raise ConfigurationError(msg) from exc
         last, runtime = self._last
         if last is loop and runtime is not None:
             return runtime

@@ -209,6 +209,23 @@ async def test_without_lifespan_the_first_request_says_so(tmp_path: Path) -> Non
             await here.begin()
 
 
+def test_a_server_without_asyncio_is_told_to_use_it() -> None:
+    """Drive the start as hypercorn's trio worker does: in a loop that asyncio knows nothing of."""
+    app = ATProtoOAuthMiddleware(make_app(), oauth=new_oauth(Network()))
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "lifespan.startup"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    with pytest.raises(ConfigurationError, match="asyncio"):
+        app({"type": "lifespan"}, receive, send).__await__().__next__()
+    assert [message["type"] for message in sent] == ["lifespan.startup.failed"]
+    assert "-k asyncio" in sent[0]["message"]
+
+
 async def test_a_database_that_does_not_answer_stops_the_start() -> None:
     oauth = new_oauth(Network(), store=FaultyStore("open"))
     server = Server(ATProtoOAuthMiddleware(make_app(), oauth=oauth))
