@@ -40,7 +40,13 @@ class Workers:
 
     async def start(self) -> None:
         """Start what is missing; one that ends at once because the database is away comes again."""
-        await asyncio.gather(*(self._start() for _ in range(self._count - len(self.running))))
+        missing = self._count - len(self.running)
+        # To the end of each: what comes up after a failure would be nobody's.
+        for came in await asyncio.gather(
+            *(self._start() for _ in range(missing)), return_exceptions=True
+        ):
+            if isinstance(came, BaseException):
+                raise came
 
     async def _start(self) -> None:
         folders = (str(ROOT / part) for part in ("", "stores", "migrations"))
@@ -55,7 +61,12 @@ class Workers:
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdin.write(json.dumps(self._options).encode() + b"\n")
-        port = int(await process.stdout.readline())
+        try:
+            port = int(await process.stdout.readline())
+        except BaseException:
+            # It ended at once, or the chaos ends before it is up.
+            await _end(process)
+            raise
         self.running.append(Worker(process, f"http://127.0.0.1:{port}"))
 
     def bury(self) -> None:
