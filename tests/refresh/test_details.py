@@ -23,8 +23,13 @@ def invalid_grant(description: str, status: int = 400) -> Change:
     return lambda answer: replace(answer, status=status).with_json(**members)
 
 
+def granted(change: Change) -> Change:
+    """Change an answer that gives tokens."""
+    return lambda answer: change(answer) if answer.status == 200 else answer
+
+
 def rewritten(**members: object) -> Change:
-    return lambda answer: answer.with_json(**members) if answer.status == 200 else answer
+    return granted(lambda answer: answer.with_json(**members))
 
 
 async def away() -> None:
@@ -206,8 +211,7 @@ def test_tokens_that_are_not_ours_end_the_session() -> None:
 def test_an_answer_that_cannot_be_read_is_an_outage(change: Change, why: str) -> None:
     async def run() -> None:
         async with fleet() as here, here.worker() as one:
-            good = lambda answer: change(answer) if answer.status == 200 else answer  # noqa: E731
-            with logged() as records, here.network.alter("/oauth/token", good):
+            with logged() as records, here.network.alter("/oauth/token", granted(change)):
                 await one.refresh()
             (told,) = [one for one in records if one.getMessage() == "refresh.postponed"]
             assert vars(told)["why"] == f"The token endpoint's answer cannot be read: {why}"
@@ -220,9 +224,7 @@ def test_an_answer_that_cannot_be_read_is_an_outage(change: Change, why: str) ->
 def test_an_answer_without_a_nonce_is_told_and_kept() -> None:
     async def run() -> None:
         async with fleet() as here, here.worker() as one:
-            without = lambda answer: (  # noqa: E731
-                answer.with_header("dpop-nonce", None) if answer.status == 200 else answer
-            )
+            without = granted(lambda answer: answer.with_header("dpop-nonce", None))
             with logged() as records, here.network.alter("/oauth/token", without):
                 await one.refresh()
             (told,) = [one for one in records if one.getMessage() == "refresh.no_nonce"]
