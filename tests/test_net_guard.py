@@ -356,7 +356,9 @@ async def test_private_hosts_keep_the_port_rule() -> None:
                 await net.get_json(f"https://{host}:8443/")
 
 
-@pytest.mark.parametrize("entry", ["", "10.0.0.1/8", "*.example.com", "https://pds", "10.0.0"])
+@pytest.mark.parametrize(
+    "entry", ["", "10.0.0.1/8", "*.example.com", "https://pds", "10.0.0", "X10.0.0.0/8"]
+)
 def test_a_private_host_that_is_neither_name_nor_network_stops_start_up(entry: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         Net(NetPolicy(allow_private_hosts=(entry,)))

@@ -184,6 +184,7 @@ def test_a_generated_key_is_fresh_and_of_32_bytes() -> None:
         ("!" * 43, "not base64url"),
         ("+/" * 21 + "A", "not base64url"),
         ("A" * 44, "33 bytes"),
+        ("A" * 43 + "X", "33 bytes"),
         ("A" * 42, "31 bytes"),
         ("A" * 41, "not base64url"),
         ("\N{FULLWIDTH LATIN CAPITAL LETTER A}" * 43, "not base64url"),
