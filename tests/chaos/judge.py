@@ -27,7 +27,7 @@ class Verdict:
     excuses: Counter[str] = field(default_factory=Counter[str])
     #: Answers that came late, and what became of them.
     slow: Counter[str] = field(default_factory=Counter[str])
-    #: Revocations that were called `lost_rotation`, which an unanswered request excuses.
+    #: Revocations that were called `lost_rotation`, which a request that nobody heard the end of excuses.
     misnamed: int = 0
     violations: list[str] = field(default_factory=list[str])
 
@@ -141,7 +141,7 @@ class Judge:
 
     def _look_at_replayed(self, row: SessionRecord, grant: Grant) -> None:
         """Every rotation was stored: then either it was revoked, or a late request came after."""
-        if grant.revoked and (self._witness.unanswered(grant.token) or self._never_sent(row)):
+        if grant.revoked and (self._witness.unanswered(grant.token) or self._unheard(row)):
             self._verdict.misnamed += 1
             return
         late = {self._excuse(one) for one in grant.requests if one.processed is None}
@@ -150,19 +150,20 @@ class Judge:
         else:
             self._object(row, "ended as lost_rotation, and no rotation was lost")
 
-    def _never_sent(self, row: SessionRecord) -> bool:
-        """Tell whether a worker was killed or paused between announcing a request and sending it.
+    def _unheard(self, row: SessionRecord) -> bool:
+        """Tell whether a worker was killed or paused after it announced a request.
 
-        Nobody can know then that the token was not spent, but for the server's log.
+        Then either nothing left, or the refusal came to nobody. That the token was not spent is
+        known by the server's log alone.
         """
         return any(
-            mark["proof"] not in self._arrived
-            and (
-                mark["at"] <= self._workers.killed.get(mark["pid"], 0.0) <= mark["at"] + OVER
-                or any(
-                    began <= mark["at"] + TIMING.mark_to_send and ended >= mark["at"]
-                    for began, ended in self._workers.pauses.get(mark["pid"], [])
-                )
+            mark["at"] <= self._workers.killed.get(mark["pid"], 0.0) <= mark["at"] + OVER
+            or any(
+                # A shorter pause hides no answer: others have to wait until the lease is over.
+                (ended >= mark["at"] + TIMING.marked_lease and began <= mark["at"] + OVER)
+                if mark["proof"] in self._arrived
+                else (began <= mark["at"] + TIMING.mark_to_send and ended >= mark["at"])
+                for began, ended in self._workers.pauses.get(mark["pid"], [])
             )
             for mark in self._announced.get((row.id, row.version), [])
         )
@@ -192,5 +193,15 @@ class Judge:
     def _object(self, row: SessionRecord, what: str) -> None:
         facts = f"version {row.version}, {row.status}, {row.ended_reason}"
         grants = self._witness.of(row.did)
-        marks = [self._marks.get(one.proof) for grant in grants for one in grant.requests[-4:]]
-        self._verdict.violations.append(f"session {row.id} ({facts}) {what}: {grants} {marks}")
+        marks = self._announced.get((row.id, row.version), [])
+        disturbed = {
+            mark["pid"]: (
+                self._workers.killed.get(mark["pid"]),
+                self._workers.pauses.get(mark["pid"]),
+            )
+            for mark in marks
+        }
+        self._verdict.violations.append(
+            f"session {row.id} ({facts}) {what}: {grants}, announced {marks}, "
+            f"killed and paused {disturbed}"
+        )
