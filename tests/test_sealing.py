@@ -47,6 +47,15 @@ places = st.builds(
 )
 
 
+def test_each_key_derives_what_only_it_can() -> None:
+    first, second = KeyRing([NEW, OLD]).derive(b"what for")
+    assert (first, second) == tuple(
+        HKDF(SHA256(), 32, salt=b"atproto-oauth-asgi seal", info=b"what for").derive(key)
+        for key in (NEW, OLD)
+    )
+    assert KeyRing([NEW]).derive(b"another thing") != (first,)
+
+
 @given(st.binary(max_size=4000), places)
 def test_what_is_sealed_opens_in_its_place(plain: bytes, place: SealContext) -> None:
     ring = KeyRing([NEW, OLD])
