@@ -48,9 +48,7 @@ from atproto_oauth_asgi.next_url import safe_next
 from atproto_oauth_asgi.runtime import Runtime
 from atproto_oauth_asgi.server_metadata import ServerMetadata
 from atproto_oauth_asgi.sessions import cookie_hash
-from atproto_oauth_asgi.store import (
-    Consumed,
-)
+from atproto_oauth_asgi.store import Consumed
 from atproto_oauth_asgi.tasks import finish
 from atproto_oauth_asgi.tokens import TokenResponse
 from atproto_oauth_asgi.words import ERROR_CODE
@@ -179,7 +177,7 @@ async def _repeat(
     error: LoginError = InvalidCallback()
     if outcome is None:
         # Whoever began it is gone, but perhaps only after the session was there.
-        error = LoginExpired("The first callback has not come to an end.")
+        error = LoginExpired()
         outcome = {"next": safe_next(None, core.settings)}
     where = {"identifier": outcome.get("identifier"), "next": outcome.get("next")}
     if "error" in outcome:
@@ -291,7 +289,7 @@ async def _exchange(
             deadline=EXCHANGE_DEADLINE,
         )
     except Unreachable as exc:
-        raise PDSUnreachable(str(exc), identifier=attempt.issuer) from exc
+        raise PDSUnreachable(str(exc)) from exc
     except BadAnswer as exc:
         raise AuthorizationFailed(str(exc)) from exc
     except ClientKeyMissing as exc:

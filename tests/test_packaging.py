@@ -17,7 +17,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ["atproto_oauth_asgi", "atproto_oauth_asgi_stores", "atproto_oauth_asgi_migrations"]
-REQUIREMENTS = ["dev", "demo", "runtime", "mutation"]
+REQUIREMENTS = ["dev", "demo", "runtime", "mutation", "frameworks"]
 
 
 def pyproject() -> dict[str, Any]:
@@ -90,6 +90,14 @@ def test_requirements_are_pinned_with_hashes_and_name_no_host(name: str) -> None
 )
 def test_smaller_requirements_pin_what_the_tests_ran_with(smaller: str, larger: str) -> None:
     assert pins(smaller).items() <= pins(larger).items()
+
+
+def test_the_frameworks_stand_beside_what_the_tests_run_with() -> None:
+    dev, frameworks = pins("dev"), pins("frameworks")
+
+    shared = dev.keys() & frameworks.keys()
+    assert {name: dev[name] for name in shared} == {name: frameworks[name] for name in shared}
+    assert {"litestar", "quart", "django", "falcon", "blacksheep", "sanic"} <= frameworks.keys()
 
 
 def test_runtime_requirements_cover_every_dependency() -> None:

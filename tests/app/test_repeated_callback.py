@@ -269,13 +269,15 @@ async def test_a_reload_gives_nobody_a_session_that_the_operator_ended() -> None
 
 async def test_a_reload_after_logout_signs_nobody_in_again() -> None:
     async with world() as here:
-        callback = await here.approved()
+        callback = await here.approved(next="/who")
         await here.browser.get(callback)
         await here.logout()
         again = await here.browser.get(callback, headers=PAGE)
 
         assert again.status_code == 400
         assert "set-cookie" not in again.headers
+        # Who starts again comes to where they wanted to be.
+        assert "next=https%3A%2F%2Fapp.birdsong.dev%2Fwho" in again.text
         assert await here.who() is None
 
 

@@ -29,18 +29,25 @@ def judged(
     killed: float | None = None,
     paused: tuple[float, float] | None = None,
 ) -> Verdict:
-    """Judge a row that ended after two announced requests, whose first was of a worker's at `AT`."""
+    """Judge a row that ended after two announced requests, whose first was a worker's at `AT`."""
     grant = Grant(did=DID, token="token", revoked=revoked)
     second = AT + TIMING.marked_lease + 1
     requests = [TokenRequest(proof="second", arrived=second)]
     if arrived:
         requests.append(TokenRequest(proof="first", arrived=AT))
+
+    def of(_did: str) -> list[Grant]:
+        return [grant]
+
+    def unanswered(_token: str) -> int:
+        return 0
+
     witness = SimpleNamespace(
         grants={"grant": grant},
         records=[],
         refreshing=requests,
-        of=lambda _did: [grant],
-        unanswered=lambda _token: 0,
+        of=of,
+        unanswered=unanswered,
     )
     workers = SimpleNamespace(
         killed={} if killed is None else {FIRST: killed},
