@@ -27,7 +27,7 @@ class Verdict:
     excuses: Counter[str] = field(default_factory=Counter[str])
     #: Answers that came late, and what became of them.
     slow: Counter[str] = field(default_factory=Counter[str])
-    #: Revocations that were called `lost_rotation`, which a request that nobody heard the end of excuses.
+    #: Revocations that were called `lost_rotation`; a request whose end nobody heard excuses that.
     misnamed: int = 0
     violations: list[str] = field(default_factory=list[str])
 
