@@ -5,7 +5,7 @@ from hypothesis import Phase, settings
 
 from tests.rings import is_fast
 
-pytest_plugins = ["tests.canaries", "tests.databases"]
+pytest_plugins = ["tests.canaries", "tests.databases", "tests.net_names"]
 
 # A slow machine is no finding; the per-test timeout ends what really hangs.
 settings.register_profile("project", deadline=None)

@@ -11,8 +11,8 @@ import trustme
 
 from atproto_oauth_asgi.errors import Unreachable
 from atproto_oauth_asgi.net import NetPolicy
+from tests.net_names import NAME, Names
 from tests.net_server import opened, serving
-from tests.test_net_guard import NAME, Names
 
 pytestmark = [pytest.mark.anyio, pytest.mark.spec("P2")]
 
