@@ -281,44 +281,6 @@ async def test_a_reload_after_logout_signs_nobody_in_again() -> None:
         assert await here.who() is None
 
 
-@pytest.mark.spec("G3", "G7")
-async def test_who_was_killed_before_noting_the_outcome_has_signed_the_person_in(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("atproto_oauth_asgi.callback.REPEAT_WAIT", 0.0)
-    store, network = FaultyStore("record_outcome"), Network()
-    async with world(network, store=store) as one, world(network, store=store) as two:
-        callback = await one.approved(next="/who")
-        two.browser.cookies.update(one.browser.cookies)
-        # The answer never reaches the browser, which asks again and meets another process.
-        await one.browser.get(callback)
-        back = await two.browser.get(callback, headers=PAGE)
-
-        assert back.status_code == 303
-        assert back.headers["location"] == BASE_URL
-        assert await two.who() == one.did()
-        assert len(network.token_requests("authorization_code")) == 1
-        assert len(store.sessions) == 1
-
-
-@pytest.mark.spec("G7")
-async def test_who_was_killed_before_there_was_a_session_has_not(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("atproto_oauth_asgi.callback.REPEAT_WAIT", 0.0)
-    store, network = FaultyStore("record_outcome", "create_session"), Network()
-    async with world(network, store=store) as one, world(network, store=store) as two:
-        callback = await one.approved()
-        two.browser.cookies.update(one.browser.cookies)
-        await one.browser.get(callback)
-        back = await two.browser.get(callback, headers=PAGE)
-
-        assert back.status_code == 400
-        assert "took too long" in back.text
-        assert "set-cookie" not in back.headers
-        assert await two.who() is None
-
-
 async def test_a_reload_after_a_defect_of_the_app_leads_to_a_new_start() -> None:
     async def broken(_: Login) -> None:
         raise ZeroDivisionError
