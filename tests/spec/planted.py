@@ -35,7 +35,9 @@ def planting(request: pytest.FixtureRequest) -> Generator[Planting]:
     names = [
         str(item.callspec.params["name"])
         for item in request.session.items
+        # Another module has a planting of its own: each fault is tried once.
         if isinstance(item, pytest.Function)
+        and item.module is request.module
         and "planting" in item.fixturenames
         and hasattr(item, "callspec")
     ]
