@@ -218,8 +218,7 @@ class Refresher:
                 hold.departed = False
         except LeaseLost:
             self._leases.adopt(live, await self._store.load_session(live.id))
-            # Nothing that could spend the token has left.
-            await self._leases.give_back(hold, "The refresh could not be announced.", unspent=True)
+            await self._leases.give_back(hold, "The refresh could not be announced.")
             return None
         except TooSlow:
             await self._fail(hold, "The store was too slow to announce the refresh.")

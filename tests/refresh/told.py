@@ -26,7 +26,7 @@ WHY = re.compile(
     r"|The token endpoint answered \d{3}( [a-z_]+)?\."
     r"|The token endpoint's answer cannot be read: .+"
     r"|The refresh failed unexpectedly; the log says why\."
-    r"|The client key .+"
+    r"|The session is bound to the client key .+"
 )
 
 
