@@ -35,7 +35,7 @@ def test_a_token_endpoint_that_hangs_up() -> None:
 
 def test_a_token_endpoint_that_never_answers() -> None:
     async def run() -> None:
-        async with fleet() as here, here.worker() as one:
+        async with fleet() as here, here.worker() as one:  # noqa: SIM117
             async with here.network.pause_token_endpoint("refresh_token") as pause:
                 why = "The token endpoint did not answer in time."
                 await put_off(here, one, why, attempts=1)

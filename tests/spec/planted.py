@@ -37,7 +37,7 @@ def planting(request: pytest.FixtureRequest) -> Generator[Planting]:
         for item in request.session.items
         # Another module has a planting of its own: each fault is tried once.
         if isinstance(item, pytest.Function)
-        and item.module is request.module
+        and item.path == request.path
         and "planting" in item.fixturenames
         and hasattr(item, "callspec")
     ]
