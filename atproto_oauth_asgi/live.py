@@ -133,6 +133,8 @@ class LiveSession:
         self.seen_ago = record.seen_ago_ms / 1000
         self.version = 0
         self._suspected = -SUSPECT_EVERY
+        #: When the row was seen last, by the monotonic clock.
+        self.looked = 0.0
         self.failures = 0
         self.attempts = 0
         self._row: tuple[object, ...] = ()
@@ -151,6 +153,7 @@ class LiveSession:
         Raises:
             SealBroken: the row's secrets do not open.
         """
+        self.looked = monotonic()
         if record.status == "ended":
             self.end(record.ended_reason or "revoked")
             return

@@ -9,8 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-
-import httpx
+from urllib.parse import urlencode
 
 from atproto_oauth_asgi.attempt import (
     KIND,
@@ -138,10 +137,11 @@ async def begin_login(
     )
     core.events.info("login.begun", did=account.did, issuer=account.server.issuer)
     # Only these two: the rest was pushed, where nobody can read or change it (RFC 9126 §4).
-    url = httpx.URL(account.server.authorization_endpoint)
-    return str(
-        url.copy_merge_params({"client_id": core.client.client_id, "request_uri": request_uri})
-    )
+    endpoint = account.server.authorization_endpoint
+    query = urlencode({"client_id": core.client.client_id, "request_uri": request_uri})
+    # Its own query stays as it is (RFC 6749 §3.1).
+    mark = "" if endpoint.endswith("?") else "&" if "?" in endpoint else "?"
+    return f"{endpoint}{mark}{query}"
 
 
 def _scope(core: Core, wanted: str | None) -> str:
@@ -207,9 +207,7 @@ async def _push(
     if (
         not isinstance(request_uri, str)
         or not _REQUEST_URI.fullmatch(request_uri)
-        or isinstance(expires_in, bool)
-        or not isinstance(expires_in, int)
-        or expires_in <= 0
+        or not _is_positive_integer(expires_in)
     ):
         msg = "The answer to the pushed authorization request lacks request_uri or expires_in."
         raise AuthorizationFailed(msg)
@@ -217,6 +215,13 @@ async def _push(
         msg = "The server takes DPoP proofs but gives no DPoP-Nonce (atproto OAuth: DPoP)."
         raise AuthorizationFailed(msg, error="missing_dpop_nonce")
     return request_uri
+
+
+def _is_positive_integer(value: object) -> bool:
+    # JSON makes no difference between 300 and 300.0.
+    if isinstance(value, float) and not value.is_integer():
+        return False
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
 
 
 def refusal(answer: ASAnswer, events: Events) -> LoginError:

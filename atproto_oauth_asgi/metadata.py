@@ -201,7 +201,7 @@ def redirect_uri_matches(registered: str, requested: str) -> bool:
 
 def _loopback_redirect(uri: str) -> Address | None:
     address = parse_address(uri, allow_insecure=True) if uri.startswith("http://") else None
-    if address is None or address.host not in _LOOPBACK_IPS:
+    if address is None or address.host not in _LOOPBACK_IPS or "#" in uri:
         return None
     return address
 

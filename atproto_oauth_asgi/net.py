@@ -221,7 +221,7 @@ class Net:
         location = answer.headers.get("location", "")
         try:
             url = str(request.url.join(location)) if location.isascii() else ""
-        except httpx.InvalidURL:
+        except (httpx.InvalidURL, ValueError):
             url = ""
         if not url.startswith(f"{request.url.scheme}://"):
             raise _bad(answer, "redirects to something that is not https")

@@ -39,7 +39,7 @@ _NSID = re.compile(
     r"(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?)+"
     r"\.[a-zA-Z][a-zA-Z0-9]{0,62}"
 )
-_NSID_LENGTH = 317
+_NSID_LENGTH, _AUTHORITY_LENGTH = 317, 253
 _SERVICE = re.compile(
     r"did:(?:plc:[a-z2-7]{24}"
     r"|web:(?:localhost%3A[0-9]{1,5}|[a-zA-Z0-9](?:[a-zA-Z0-9._-]*[a-zA-Z0-9])?))"
@@ -51,7 +51,11 @@ _STRAY_PERCENT = re.compile(r"%(?![0-9a-fA-F]{2})")
 
 def is_nsid(text: str) -> bool:
     """Tell whether the text is an NSID (`atproto NSID: Syntax`)."""
-    return len(text) <= _NSID_LENGTH and _NSID.fullmatch(text) is not None
+    return (
+        len(text) <= _NSID_LENGTH
+        and _NSID.fullmatch(text) is not None
+        and len(text.rpartition(".")[0]) <= _AUTHORITY_LENGTH
+    )
 
 
 def is_scope_string(text: str) -> bool:
@@ -212,7 +216,10 @@ def _read(token: str) -> _Known:
             raise _NotUnderstoodError(f"“{first}” is given twice, by position and by name")
         if _STRAY_PERCENT.search(positional):
             raise _NotUnderstoodError("it has a “%” that encodes nothing")
-        values[first] = [unquote(positional)]
+        try:
+            values[first] = [unquote(positional, errors="strict")]
+        except UnicodeDecodeError as exc:
+            raise _NotUnderstoodError("it has a “%” that encodes no text") from exc
     return _build(resource, values)
 
 

@@ -23,6 +23,7 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from math import inf
 
@@ -99,6 +100,8 @@ class Refresher:
         if flight is None:
             flight = live.flight = Flight()
             flight.task = self._tasks.start(self._fly(live, flight), name=f"refresh {live.id}")
+            # Also of a task that is cancelled before it begins.
+            flight.task.add_done_callback(partial(_land, live, flight))
         return flight
 
     def suspect(self, live: LiveSession) -> None:
@@ -129,9 +132,6 @@ class Refresher:
             # A defect must not keep a lease for its full length.
             self._events.exception("refresh.failed", session=live.id, did=live.did)
             await self._fail(hold, "The refresh failed unexpectedly; the log says why.")
-        finally:
-            live.flight = None
-            flight.serve()
 
     async def _refresh(self, hold: Hold) -> None:
         live, timing = hold.live, self._timing
@@ -379,6 +379,11 @@ class _Granted:
     pds: str
     metadata: ServerMetadata
     kid: str | None
+
+
+def _land(live: LiveSession, flight: Flight, _: asyncio.Task[None]) -> None:
+    live.flight = None
+    flight.serve()
 
 
 def _jti_reused(answer: ASAnswer) -> bool:

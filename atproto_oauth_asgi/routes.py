@@ -275,7 +275,8 @@ class Routes:
                     )
                 left = await store.detach(loaded.browser_id, record.id)
             runtime.sessions.forget_cookie(cookie)
-        if not left:
+        # Where the cookie is one from before a login, the browser has a newer one by now.
+        if not left and (loaded is None or loaded.current):
             response.headers.append("set-cookie", cookies.clear_session())
         return response
 

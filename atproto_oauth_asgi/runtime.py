@@ -9,7 +9,7 @@ from collections.abc import Callable
 from atproto_oauth_asgi.authorization_server import ClientIdentity
 from atproto_oauth_asgi.commit import Committer
 from atproto_oauth_asgi.discovery import Discovery
-from atproto_oauth_asgi.errors import RequestError, StoreUnavailable
+from atproto_oauth_asgi.errors import RequestError, SealBroken, StoreUnavailable
 from atproto_oauth_asgi.housekeeping import housekeeping
 from atproto_oauth_asgi.identity import IdentityResolver
 from atproto_oauth_asgi.instrumentation import Events
@@ -122,7 +122,10 @@ class Runtime:
         record = await self.store.load_session(live.id)
         if record is not None:
             # Another worker may have newer tokens; those are the ones to revoke.
-            live.adopt(record)
+            try:
+                live.adopt(record)
+            except SealBroken:
+                self.events.exception("session.seal_broken", session=live.id, did=live.did)
         tokens: Tokens = live.tokens
         await self.store.end_session(live.id, "logout")
         live.end("logout")

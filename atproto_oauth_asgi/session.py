@@ -21,6 +21,7 @@ from atproto_oauth_asgi.errors import (
 from atproto_oauth_asgi.identifiers import Did, Handle
 from atproto_oauth_asgi.live import LiveSession
 from atproto_oauth_asgi.net_answer import read_whole
+from atproto_oauth_asgi.permissions import is_nsid
 from atproto_oauth_asgi.scopes import tokens as scope_tokens
 from atproto_oauth_asgi.session_auth import SessionAuth
 from atproto_oauth_asgi.upkeep import Upkeep
@@ -29,10 +30,6 @@ from atproto_oauth_asgi.words import error_code, harmless
 Param = str | int | bool | Sequence[str]
 Content = bytes | AsyncIterable[bytes]
 
-_NSID = re.compile(
-    r"[a-zA-Z](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?)+"
-    r"\.[a-zA-Z][a-zA-Z0-9]{0,62}"
-)
 _SERVICE = re.compile(r"did:[a-z]+:[a-zA-Z0-9._:%-]+#[!-~]{1,100}")
 #: Most bytes of an answer that is read whole; `stream` has no such limit.
 MAX_ANSWER = 32 * 1024 * 1024
@@ -276,7 +273,7 @@ class OAuthSession:
 
 
 def _method(nsid: str) -> str:
-    if not _NSID.fullmatch(nsid):
+    if not is_nsid(nsid):
         msg = "That is not the name of an XRPC method, such as com.atproto.repo.getRecord."
         raise AddressRefused(msg)
     return f"/xrpc/{nsid}"

@@ -25,13 +25,19 @@ SHORTEST_LIFE_MS = 1_000
 LONGEST_LIFE_MS = 24 * 3600 * 1000
 _MAX_SCOPE = 16_384
 
-# What RFC 6749 allows in a token (Appendix A.12): it goes into headers.
+# What RFC 6749 allows in a token (Appendices A.12 and A.17); an access token goes into headers,
+# which have no place for spaces (RFC 9449 §7.1).
 _TOKEN = re.compile(r"[\x21-\x7e]{1,32768}")
+_REFRESH_TOKEN = re.compile(r"[\x20-\x7e]{1,32768}")
 
 
 def is_token(value: object) -> TypeGuard[str]:
     """Tell whether a value can be a token: text that fits into a header, of bearable length."""
     return isinstance(value, str) and _TOKEN.fullmatch(value) is not None
+
+
+def _is_refresh_token(value: object) -> TypeGuard[str]:
+    return isinstance(value, str) and _REFRESH_TOKEN.fullmatch(value) is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +105,7 @@ class TokenResponse:
             msg = "The server gave tokens that are not DPoP-bound; they were refused."
             raise AuthorizationFailed(msg)
         refresh_token = document.get("refresh_token")
-        if refresh_token is not None and not is_token(refresh_token):
+        if refresh_token is not None and not _is_refresh_token(refresh_token):
             msg = "The token response has a refresh_token that is not a string."
             raise BadAnswer(msg)
         scope = document.get("scope")

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from time import monotonic
 
-from atproto_oauth_asgi.errors import RefreshFailed
+from atproto_oauth_asgi.errors import RefreshFailed, SealBroken, StoreUnavailable
 from atproto_oauth_asgi.live import Flight, LiveSession
 from atproto_oauth_asgi.refresh import Refresher
 from atproto_oauth_asgi.refresh_timing import RefreshTiming
 from atproto_oauth_asgi.store import EndedReason, Store
 from atproto_oauth_asgi.tasks import finish
+
+#: Seconds after which a WebSocket, a stream or a job that holds a session looks at its row again:
+#: so long it may act after a logout in another process.
+LOOK_EVERY = 60.0
 
 
 class Upkeep:
@@ -60,6 +66,7 @@ class Upkeep:
             SessionRevoked: the session is over.
             RefreshFailed: its token has expired and there is no newer one yet.
         """
+        await self._look(live)
         live.check()
         flight = self.begin(live)
         if flight is not None and not flight.served and not live.waited_in_vain:
@@ -71,6 +78,20 @@ class Upkeep:
         if live.tokens.refresh_token is None:
             await self._end(live, "expired")
         raise self._failure(flight)
+
+    async def _look(self, live: LiveSession) -> None:
+        """See now and then whether a session that is held for long has ended elsewhere."""
+        now = monotonic()
+        if not live.saved or live.flight is not None or now < live.looked + LOOK_EVERY:
+            return
+        # Once for all that wait, and not again at once where the store is away.
+        live.looked = now
+        with contextlib.suppress(StoreUnavailable, SealBroken):
+            record = await self._store.load_session(live.id)
+            if record is None:
+                live.end("expired")
+            else:
+                live.adopt(record)
 
     def suspect(self, live: LiveSession) -> None:
         """Take note that the session's PDS does not answer: the account may have moved."""

@@ -143,6 +143,13 @@ def test_only_the_port_of_a_loopback_address_may_differ(
     assert match == redirect_uri_matches(registered, requested)
 
 
+@pytest.mark.parametrize("end", ["%23", "%23frag"])
+def test_a_loopback_address_has_no_fragment(end: str) -> None:
+    uri = "http%3A%2F%2F127.0.0.1%2Fcb"
+    assert parse_loopback_client_id(f"http://localhost?redirect_uri={uri}") is not None
+    assert parse_loopback_client_id(f"http://localhost?redirect_uri={uri}{end}") is None
+
+
 @given(st.text(max_size=60))
 def test_no_client_id_breaks_the_parser(text: str) -> None:
     for client_id in (text, f"http://localhost?{text}", f"http://localhost?redirect_uri={text}"):

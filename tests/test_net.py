@@ -5,7 +5,7 @@ import gzip
 
 import pytest
 
-from atproto_oauth_asgi.errors import BadAnswer, Unreachable
+from atproto_oauth_asgi.errors import AddressRefused, BadAnswer, Unreachable
 from tests.net_server import dripping, flooding, opened, serving
 
 pytestmark = pytest.mark.anyio
@@ -204,6 +204,15 @@ async def test_a_broken_answer_is_told_from_a_broken_connection(
             await net.post_form(server.url, {})
 
         assert not isinstance(caught.value, Unreachable) or caught.value.sent
+
+
+@pytest.mark.spec("P3")
+@pytest.mark.parametrize("location", ["https:////]", "https://[", "//[::1", "https://a:b/"])
+async def test_a_location_that_cannot_be_read_is_no_address(location: str) -> None:
+    raw = answer(b"", "302 Found", f"Location: {location}")
+    async with serving(raw) as server, opened() as net:
+        with pytest.raises((BadAnswer, AddressRefused)):
+            await net.get_text(f"{server.url}/.well-known/atproto-did")
 
 
 async def test_nobody_listening_is_unreachable_and_nothing_was_sent() -> None:

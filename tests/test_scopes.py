@@ -120,6 +120,7 @@ def test_records_in_a_permission_set_have_only_the_actions_listed(
         "blob:*/png",
         "blob:image/",
         "blob:image/a/b",
+        "blob:image/%ff",
         "blob?accept=image/svg+xml",
         "account:status",
         "account:email?action=delete",
@@ -150,12 +151,14 @@ def test_nothing_but_a_space_separates_granted_tokens(text: str) -> None:
 
 
 def test_the_longest_nsid_is_read() -> None:
-    labels = ".".join(letter * 63 for letter in "abcd")
-    longest = f"{labels}.{'n' * 61}"
+    authority = ".".join([*(letter * 63 for letter in "abc"), "d" * 61])
+    longest = f"{authority}.{'n' * 63}"
 
-    assert len(longest) == 317
+    assert (len(authority), len(longest)) == (253, 317)
     assert is_nsid(longest)
     assert not is_nsid(longest + "n")
+    # The authority is the name of a host turned round, and as long at the most.
+    assert not is_nsid(f"{authority}d.name")
 
 
 def test_a_very_long_token_is_read_without_being_remembered() -> None:

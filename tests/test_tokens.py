@@ -48,6 +48,9 @@ def test_unknown_members_are_ignored_and_tokens_opaque() -> None:
 def test_a_refresh_token_may_be_missing() -> None:
     assert parse(refresh_token=...).refresh_token is None
     assert parse(refresh_token=None).refresh_token is None
+    # It goes into forms only (RFC 6749 Appendix A.17).
+    assert parse(refresh_token="r-0 7Kq ~").refresh_token == "r-0 7Kq ~"
+    assert parse(refresh_token="r-0 " * 8192).refresh_token is not None
 
 
 @pytest.mark.spec("H2", "H3", "H4", "H5", "H6")
@@ -64,6 +67,7 @@ def test_a_refresh_token_may_be_missing() -> None:
         ("refresh_token", "", BadAnswer),
         ("refresh_token", 1, BadAnswer),
         ("refresh_token", "a\nb", BadAnswer),
+        ("refresh_token", "r-0 " * 8192 + "r", BadAnswer),
         ("token_type", ..., AuthorizationFailed),
         ("token_type", "Bearer", AuthorizationFailed),
         ("token_type", "DPoP ", AuthorizationFailed),

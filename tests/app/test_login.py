@@ -169,19 +169,30 @@ async def test_the_browser_is_sent_on_with_the_pushed_request_only() -> None:
 
 
 @pytest.mark.spec("F1")
-async def test_a_query_of_the_authorization_endpoint_is_kept() -> None:
+@pytest.mark.parametrize("kept", ["tenant=a%26b", "x=%FF", "a=1&b=2&a=3", ""])
+async def test_a_query_of_the_authorization_endpoint_is_kept(kept: str) -> None:
+    endpoint = f"https://pds.example/oauth/authorize?{kept}"
     async with world() as here:
         with here.network.alter(
             "/.well-known/oauth-authorization-server",
-            lambda answer: answer.with_json(
-                authorization_endpoint="https://pds.example/oauth/authorize?tenant=a%26b"
-            ),
+            lambda answer: answer.with_json(authorization_endpoint=endpoint),
         ):
             begun = await here.begin()
 
-        query = parse_qs(urlsplit(begun.headers["location"]).query)
-        assert query["tenant"] == ["a&b"]
-        assert sorted(query) == ["client_id", "request_uri", "tenant"]
+        url = begun.headers["location"]
+        assert url.startswith(f"{endpoint}&client_id=" if kept else f"{endpoint}client_id=")
+        names = {name.partition("=")[0] for name in kept.split("&")} - {""}
+        assert set(parse_qs(urlsplit(url).query)) == {"client_id", "request_uri"} | names
+
+
+@pytest.mark.spec("E9")
+async def test_how_a_number_is_written_makes_no_difference() -> None:
+    async with world() as here:
+        with here.network.alter(
+            "/oauth/par",
+            lambda answer: answer.with_json(expires_in=300.0) if answer.status == 201 else answer,
+        ):
+            assert (await here.begin()).status_code == 303
 
 
 @pytest.mark.spec("E8", "I10", "I11")

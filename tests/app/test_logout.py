@@ -100,6 +100,21 @@ async def test_a_server_that_hangs_makes_nobody_wait_for_long() -> None:
         assert answer.status_code == 303
 
 
+@pytest.mark.spec("K1")
+@pytest.mark.parametrize("add", ["", "1"])
+async def test_a_slow_logout_from_before_a_login_leaves_the_newer_cookie(add: str) -> None:
+    async with world() as here:
+        await here.login("alice.test")
+        before = here.cookie or ""
+        await here.login("bob.test", add=add)
+        async with here.another_browser() as tab:
+            tab.cookies.set(here.oauth.cookies.session, before)
+            answer = await tab.post("/oauth/logout", headers={"origin": BASE_URL})
+
+        assert "set-cookie" not in answer.headers
+        assert await here.who() == here.did("bob.test")
+
+
 @pytest.mark.parametrize(
     ("headers", "json", "status"),
     [
