@@ -58,6 +58,7 @@ def test_a_store_that_is_away_ends_nothing_and_is_not_asked_at_each_call() -> No
     in_virtual_time(run)
 
 
+@pytest.mark.spec("K1")
 def test_a_row_that_does_not_open_can_be_logged_out() -> None:
     async def run() -> None:
         async with fleet(expired=False) as here, here.worker() as one:
