@@ -16,8 +16,13 @@ if TYPE_CHECKING:
     import dns.asyncresolver
 
 # Threads of our own: a stranger's slow name server must not fill the loop's default executor,
-# which the app uses for its own work.
+# which the app uses for its own work. It keeps a thread for longer than anybody waits for it, so
+# names that had an address last time have other threads than those that nobody knows: logins with
+# silent names do not keep the servers of those who are signed in from being found. No name has
+# two threads.
 _THREADS = 16
+#: How many names are known at the most.
+_KNOWN = 4096
 
 
 class Resolver:
@@ -25,7 +30,11 @@ class Resolver:
 
     def __init__(self, policy: NetPolicy) -> None:
         self._policy = policy
-        self._threads: ThreadPoolExecutor | None = None
+        #: For names that are known, and for the others.
+        self._threads: dict[bool, ThreadPoolExecutor] = {}
+        self._asked: dict[str, asyncio.Future[list[str]]] = {}
+        #: The oldest first.
+        self._known: dict[str, None] = {}
         self._dns: dns.asyncresolver.Resolver | None = None
 
     async def addresses(self, host: str, *, deadline: float) -> Sequence[str]:
@@ -62,15 +71,34 @@ class Resolver:
 
     async def aclose(self) -> None:
         """Let go of the look-up threads; those that still wait for an answer end by themselves."""
-        if self._threads is not None:
-            self._threads.shutdown(wait=False, cancel_futures=True)
-            self._threads = None
+        for threads in self._threads.values():
+            threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.clear()
 
     async def _system_addresses(self, host: str) -> list[str]:
-        if self._threads is None:
-            self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="atproto-oauth-dns")
-        found = await asyncio.get_running_loop().run_in_executor(self._threads, _addresses, host)
+        asked = self._asked.get(host)
+        if asked is None:
+            asked = self._asked[host] = self._ask(host)
+            asked.add_done_callback(lambda _: self._asked.pop(host, None))
+        try:
+            found = await asyncio.shield(asked)
+        except BaseException:
+            # Silent, perhaps.
+            self._known.pop(host, None)
+            raise
+        self._known.pop(host, None)
+        self._known[host] = None
+        if len(self._known) > _KNOWN:
+            del self._known[next(iter(self._known))]
         return list(dict.fromkeys(found))
+
+    def _ask(self, host: str) -> asyncio.Future[list[str]]:
+        known = host in self._known
+        threads = self._threads.get(known)
+        if threads is None:
+            threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="atproto-oauth-dns")
+            self._threads[known] = threads
+        return asyncio.get_running_loop().run_in_executor(threads, _addresses, host)
 
     async def _dns_txt(self, name: str) -> list[bytes]:
         # The import takes tenths of a second, so neither at start-up nor on the loop.
