@@ -155,8 +155,13 @@ class Fleet:
 
     @asynccontextmanager
     async def worker(
-        self, *, timing: RefreshTiming | None = None, base_url: str | None = None
+        self,
+        *,
+        timing: RefreshTiming | None = None,
+        base_url: str | None = None,
+        defects: bool = False,
     ) -> AsyncGenerator[Worker, None]:
+        """Open a process of the app; where `defects` come, they are no finding."""
         base_url = base_url or self.base_url
         wire = Wire(self.store)
         told: list[Event] = []
@@ -191,7 +196,8 @@ class Fleet:
                 for task in worker.calls:
                     task.cancel()
                 await asyncio.gather(*worker.calls, return_exceptions=True)
-        check(told, session=self.session_id, did=self.network.account("alice.test").did)
+        did = self.network.account("alice.test").did
+        check(told, session=self.session_id, did=did, defects=defects)
 
     async def commit_elsewhere(self, worker: Worker, token: str = "newer") -> Tokens:
         """Write a new version as a worker does that this test does not play."""
