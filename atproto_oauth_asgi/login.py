@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from urllib.parse import urlencode
+from urllib.parse import unquote_plus, urlencode
 
 from atproto_oauth_asgi.attempt import (
     KIND,
@@ -137,11 +137,15 @@ async def begin_login(
     )
     core.events.info("login.begun", did=account.did, issuer=account.server.issuer)
     # Only these two: the rest was pushed, where nobody can read or change it (RFC 9126 §4).
-    endpoint = account.server.authorization_endpoint
-    query = urlencode({"client_id": core.client.client_id, "request_uri": request_uri})
-    # Its own query stays as it is (RFC 6749 §3.1).
-    mark = "" if endpoint.endswith("?") else "&" if "?" in endpoint else "?"
-    return f"{endpoint}{mark}{query}"
+    endpoint, _, own = account.server.authorization_endpoint.partition("?")
+    ours = {"client_id": core.client.client_id, "request_uri": request_uri}
+    # Its own query stays as it is (RFC 6749 §3.1), but says nothing in our name.
+    kept = [pair for pair in own.split("&") if pair and _name(pair) not in ours]
+    return f"{endpoint}?{'&'.join([*kept, urlencode(ours)])}"
+
+
+def _name(pair: str) -> str:
+    return unquote_plus(pair.partition("=")[0])
 
 
 def _scope(core: Core, wanted: str | None) -> str:

@@ -77,7 +77,7 @@ def test_who_moved_while_another_process_stored_tokens_has_those() -> None:
                 await one.refresh()
             assert one.live.ended_reason is None
             assert one.live.version == 2
-            assert one.live.tokens.access_token == "newer"  # noqa: S105  # a test's
+            assert one.live.tokens.access_token == "newer"  # a test's
 
     in_virtual_time(run)
 
@@ -115,7 +115,7 @@ def test_servers_that_cannot_be_checked_are_named() -> None:
 
 def test_servers_that_are_silent_are_said_to_be() -> None:
     async def run() -> None:
-        async with fleet() as here, here.worker() as one:
+        async with fleet() as here, here.worker() as one:  # noqa: SIM117
             async with here.network.hold(f"/{one.live.did}") as looking:
                 flight = one.start()
                 await looking.arrived()
