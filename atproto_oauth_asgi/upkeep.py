@@ -86,8 +86,9 @@ class Upkeep:
             return
         # Once for all that wait, and not again at once where the store is away.
         live.looked = now
-        with contextlib.suppress(StoreUnavailable, SealBroken):
-            record = await self._store.load_session(live.id)
+        with contextlib.suppress(StoreUnavailable, SealBroken, TimeoutError):
+            async with asyncio.timeout(self._timing.wait):
+                record = await self._store.load_session(live.id)
             if record is None:
                 live.end("expired")
             else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
@@ -54,6 +55,24 @@ def test_a_store_that_is_away_ends_nothing_and_is_not_asked_at_each_call() -> No
             for _ in range(5):
                 await socket.get()
             assert looks == 10
+
+    in_virtual_time(run)
+
+
+def test_a_store_that_hangs_holds_a_call_up_for_seconds_once_a_minute() -> None:
+    async def run() -> None:
+        async with fleet() as here, here.worker() as socket:
+            await socket.refresh()
+
+            async def hang() -> None:
+                await asyncio.Event().wait()
+
+            socket.wire.before["read"] = hang
+            await asyncio.sleep(60)
+            began = time.monotonic()
+            for _ in range(3):
+                assert (await socket.get()).status_code == 200
+            assert time.monotonic() - began == pytest.approx(5, abs=0.1)
 
     in_virtual_time(run)
 
