@@ -85,7 +85,7 @@ async def test_an_endpoint_elsewhere_than_on_the_public_web_ends_the_login(endpo
 async def test_the_authorization_endpoint_keeps_its_query_and_cannot_set_our_parameters() -> None:
     async with world() as here:
         endpoint = f"{here.network.host.origin}/oauth/authorize"
-        evil = "?a=b&client_id=evil&%63lient_id=evil&request_uri=evil&a=c%26client_id%3Dx"
+        evil = "?a=b&client_id=evil&%63lient_id=e=vil&request_uri=evil&a=c%26client_id%3Dx"
         with here.network.alter(
             SERVER_PATH, lambda answer: answer.with_json(authorization_endpoint=endpoint + evil)
         ):
