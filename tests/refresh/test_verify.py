@@ -23,6 +23,26 @@ async def again(here: Fleet, one: Worker) -> None:
     await one.look_again()
 
 
+@pytest.mark.parametrize("changed", ["owner", "version"])
+def test_a_row_that_is_not_ours_when_it_is_read_again_is_left_alone(changed: str) -> None:
+    async def run() -> None:
+        async with fleet() as here, here.worker() as one:
+
+            async def change() -> None:
+                owner = here.row.lease_owner
+                if changed == "version":
+                    await here.commit_elsewhere(one)
+                here.row.lease_owner = "another" if changed == "owner" else owner
+
+            one.wire.after["acquire"] = change
+            flight = await one.refresh()
+            assert flight.error is None
+            assert one.wire.of("mark") == []
+            assert one.live.version == (2 if changed == "version" else 1)
+
+    in_virtual_time(run)
+
+
 def test_the_did_document_is_read_again() -> None:
     async def run() -> None:
         async with fleet() as here, here.worker() as one:
