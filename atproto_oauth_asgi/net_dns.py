@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, cast
 
@@ -71,6 +72,8 @@ class Resolver:
 
     async def aclose(self) -> None:
         """Let go of the look-up threads; those that still wait for an answer end by themselves."""
+        for asked in list(self._asked.values()):
+            asked.cancel()
         for threads in self._threads.values():
             threads.shutdown(wait=False, cancel_futures=True)
         self._threads.clear()
@@ -79,7 +82,7 @@ class Resolver:
         asked = self._asked.get(host)
         if asked is None:
             asked = self._asked[host] = self._ask(host)
-            asked.add_done_callback(lambda _: self._asked.pop(host, None))
+            asked.add_done_callback(partial(self._answered, host))
         try:
             found = await asyncio.shield(asked)
         except BaseException:
@@ -91,6 +94,12 @@ class Resolver:
         if len(self._known) > _KNOWN:
             del self._known[next(iter(self._known))]
         return list(dict.fromkeys(found))
+
+    def _answered(self, host: str, asked: asyncio.Future[list[str]]) -> None:
+        self._asked.pop(host, None)
+        if not asked.cancelled():
+            # Whoever asked may have given up: then nobody else takes note of a failure.
+            asked.exception()
 
     def _ask(self, host: str) -> asyncio.Future[list[str]]:
         known = host in self._known

@@ -15,7 +15,7 @@ from atproto_oauth_asgi.instrumentation import Events
 from atproto_oauth_asgi.net import Net
 from atproto_oauth_asgi.server_metadata import ServerMetadata
 from atproto_oauth_asgi.tasks import Tasks
-from atproto_oauth_asgi.tokens import Tokens, is_token
+from atproto_oauth_asgi.tokens import Tokens, is_refresh_token, is_token
 
 
 class Grant(Protocol):
@@ -79,10 +79,11 @@ class Revoker:
         self, grant: Grant, document: Mapping[str, object], metadata: ServerMetadata
     ) -> asyncio.Task[bool] | None:
         """Revoke what a token response holds that was refused."""
-        members = (document.get("refresh_token"), document.get("access_token"))
-        texts = [text for text in members if isinstance(text, str) and text]
+        refresh, access = document.get("refresh_token"), document.get("access_token")
+        texts = [text for text in (refresh, access) if isinstance(text, str) and text]
         # A server knows nothing of a token that it garbled, and says 200 all the same (RFC 7009).
-        for token in [text for text in texts if is_token(text)] or texts:
+        whole = [refresh] if is_refresh_token(refresh) else [access] if is_token(access) else texts
+        for token in whole:
             return self._start(grant, token, metadata)
         return None
 

@@ -36,7 +36,8 @@ def is_token(value: object) -> TypeGuard[str]:
     return isinstance(value, str) and _TOKEN.fullmatch(value) is not None
 
 
-def _is_refresh_token(value: object) -> TypeGuard[str]:
+def is_refresh_token(value: object) -> TypeGuard[str]:
+    """Tell whether a value can be a refresh token, which only ever stands in a form."""
     return isinstance(value, str) and _REFRESH_TOKEN.fullmatch(value) is not None
 
 
@@ -105,7 +106,7 @@ class TokenResponse:
             msg = "The server gave tokens that are not DPoP-bound; they were refused."
             raise AuthorizationFailed(msg)
         refresh_token = document.get("refresh_token")
-        if refresh_token is not None and not _is_refresh_token(refresh_token):
+        if refresh_token is not None and not is_refresh_token(refresh_token):
             msg = "The token response has a refresh_token that is not a string."
             raise BadAnswer(msg)
         scope = document.get("scope")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import threading
 from collections.abc import Generator
@@ -88,6 +89,21 @@ async def test_who_gives_up_takes_the_answer_from_nobody(system: System) -> None
 
     assert await patient == ["1.1.1.1"]
     await resolver.aclose()
+
+
+async def test_a_failure_that_nobody_waits_for_is_no_defect(
+    system: System, caplog: pytest.LogCaptureFixture
+) -> None:
+    resolver = Resolver(NetPolicy())
+    await asked_in_vain(resolver, system, ["silent.example"])
+    (asked,) = resolver._asked.values()  # pyright: ignore[reportPrivateUsage]
+    system.end.set()
+    await asyncio.wait({asked})
+    del asked
+    gc.collect()
+    await resolver.aclose()
+
+    assert caplog.records == []
 
 
 async def test_the_names_that_are_known_are_bounded(
