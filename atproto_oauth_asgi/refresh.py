@@ -136,7 +136,7 @@ class Refresher:
     async def _refresh(self, hold: Hold) -> None:
         live, timing = hold.live, self._timing
         # A refresh before its time means that the PDS refused the token: nothing to wait for.
-        streams = max(0.0, live.remaining) if live.due(timing.window) else 0.0
+        streams = live.remaining if live.due(timing.window) else timing.drain
         await live.calls.drain(timing.drain, streams_timeout=streams)
         if not await self._leases.acquire(hold):
             return
