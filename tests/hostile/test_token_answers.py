@@ -11,6 +11,7 @@ from atproto_oauth_asgi.errors import ATProtoOAuthError, RefreshFailed
 from atproto_oauth_asgi.testing import Network
 from atproto_oauth_asgi.testing.web import Answer
 from tests.app.faulty_store import FaultyStore
+from tests.app.wire import Tap
 from tests.app.world import live_of, world
 from tests.hostile.lies import (
     BODIES,
@@ -72,6 +73,29 @@ async def test_a_refresh_token_that_is_none() -> None:
     await all_refused(
         {repr(value)[:20]: good(member("refresh_token", value)) for value in REFRESH_TOKENS}
     )
+
+
+@pytest.mark.spec("K5")
+@pytest.mark.parametrize(
+    ("given", "revoked"),
+    [
+        ({"refresh_token": "r r"}, "r r"),
+        ({"refresh_token": "r\tr", "access_token": "a"}, "a"),
+        ({"refresh_token": None, "access_token": "a"}, "a"),
+        ({"refresh_token": "r\xe9", "access_token": "a\xe9"}, "r\xe9"),
+    ],
+)
+async def test_what_is_revoked_of_a_refused_answer(given: dict[str, object], revoked: str) -> None:
+    network = Network()
+    tap = Tap(network)
+    async with world(network, net_policy=tap.policy()) as here:
+        callback = await here.approved()
+        with network.alter(
+            "/oauth/token", good(lambda answer: answer.with_json(**given, token_type="Bearer"))
+        ):
+            assert (await here.browser.get(callback)).status_code == 502
+        await here.settled()
+        assert {one.form["token"] for one in tap.to("/oauth/revoke")} == {revoked}
 
 
 @pytest.mark.spec("H8")

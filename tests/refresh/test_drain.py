@@ -57,10 +57,9 @@ def test_a_stream_is_waited_for(left: float, drain: float, waits: float) -> None
                     await _lives(here, one, left=left)
                     start = time.monotonic()
                     # A refusal starts a refresh whether one is due or not.
-                    one.call(one.runtime.upkeep.renew(one.live, used=1))
-                    while one.live.flight is None:
-                        await asyncio.sleep(0)
-                    await one.done(one.live.flight)
+                    refused = one.call(one.runtime.upkeep.renew(one.live, used=1))
+                    await asyncio.wait({refused})
+                    await one.settled()
                     assert abs(one.wire.acquired().at - start - waits) < 0.001
                 assert one.live.version == 2
 
