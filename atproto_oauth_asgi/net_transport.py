@@ -6,7 +6,7 @@ import asyncio
 import re
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from functools import cache
+from functools import cache, partial
 from typing import cast
 
 import httpcore
@@ -21,6 +21,7 @@ from atproto_oauth_asgi.errors import (
 from atproto_oauth_asgi.net_apps import AppCaller
 from atproto_oauth_asgi.net_guard import Allowance, Guard, GuardedBackend
 from atproto_oauth_asgi.net_policy import NetPolicy
+from atproto_oauth_asgi.net_shares import Shares
 
 _HTTPCORE_ERRORS = (
     httpcore.NetworkError,
@@ -93,6 +94,7 @@ class GuardedTransport(httpx.AsyncBaseTransport):
         self._guard = guard
         self._apps = apps
         self._limits = (max_connections, max_idle, idle_seconds)
+        self._shares = Shares(max_connections)
         self._direct: httpcore.AsyncConnectionPool | None = None
         self._proxied: httpcore.AsyncConnectionPool | None = None
 
@@ -130,7 +132,7 @@ class GuardedTransport(httpx.AsyncBaseTransport):
 
     async def _send_out(self, request: httpx.Request, departure: Departure) -> httpx.Response:
         host = request.url.raw_host.decode("ascii")
-        seconds = _read_timeout(request)
+        seconds = _timeout(request, "read")
         timer = asyncio.timeout(None)
         allowance = Allowance()
         outer = request.extensions.get("trace")
@@ -159,22 +161,34 @@ class GuardedTransport(httpx.AsyncBaseTransport):
             content=request.stream,
             extensions={**request.extensions, "trace": trace},
         )
+        free = await self._share(request)
         try:
             async with timer:
                 with allowance.in_force():
                     incoming = await self._pool_for(host).handle_async_request(outgoing)
-        except FetchError:
-            raise
-        except _HTTPCORE_ERRORS as exc:
-            if exc is departure.error:
+        except BaseException as exc:
+            free()
+            if exc is departure.error or not isinstance(exc, _HTTPCORE_ERRORS):
                 raise
             raise _typed(exc, host, sent=departure.left) from _quotable(exc)
         return httpx.Response(
             incoming.status,
             headers=incoming.headers,
-            stream=_Body(incoming, host),
+            stream=_Body(incoming, host, free),
             extensions=incoming.extensions,  # pyright: ignore - httpcore leaves it untyped
         )
+
+    async def _share(self, request: httpx.Request) -> Callable[[], None]:
+        """Wait for a connection that the server may have; return what gives it back."""
+        host = request.url.raw_host.decode("ascii")
+        origin = f"{request.url.scheme}://{host}:{request.url.port}"
+        try:
+            async with asyncio.timeout(_timeout(request, "pool")):
+                await self._shares.take(origin)
+        except TimeoutError as exc:
+            message = f"Too many requests wait for the server {host!r}; try again in a moment."
+            raise Unreachable(message, host=host) from exc
+        return partial(self._shares.give, origin)
 
     def _pool_for(self, host: str) -> httpcore.AsyncConnectionPool:
         # Built late: loading the authorities takes 20 ms, and nobody may ever need them.
@@ -199,9 +213,10 @@ class GuardedTransport(httpx.AsyncBaseTransport):
 
 
 class _Body(httpx.AsyncByteStream):
-    def __init__(self, incoming: httpcore.Response, host: str) -> None:
+    def __init__(self, incoming: httpcore.Response, host: str, free: Callable[[], None]) -> None:
         self._incoming = incoming
         self._host = host
+        self._free: Callable[[], None] | None = free
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         parts = 0
@@ -216,7 +231,12 @@ class _Body(httpx.AsyncByteStream):
             raise _typed(exc, self._host, sent=True) from _quotable(exc)
 
     async def aclose(self) -> None:
-        await self._incoming.aclose()
+        try:
+            await self._incoming.aclose()
+        finally:
+            free, self._free = self._free, None
+            if free is not None:
+                free()
 
 
 @cache
@@ -258,9 +278,9 @@ async def _as_named(host: str) -> list[str]:
     return [host]
 
 
-def _read_timeout(request: httpx.Request) -> float | None:
+def _timeout(request: httpx.Request, name: str) -> float | None:
     timeouts = cast("dict[str, float | None]", request.extensions.get("timeout", {}))
-    return timeouts.get("read")
+    return timeouts.get(name)
 
 
 def _quotable(exc: Exception) -> Exception | None:
