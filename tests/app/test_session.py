@@ -1,9 +1,10 @@
+"""What a session is to the app, and how it calls the PDS."""
+
 from __future__ import annotations
 
-import asyncio
 import gzip
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -14,14 +15,10 @@ from atproto_oauth_asgi import OAuthSession
 from atproto_oauth_asgi.errors import (
     AddressRefused,
     BadAnswer,
-    RefreshFailed,
-    SessionRevoked,
     Unreachable,
     XRPCError,
 )
-from atproto_oauth_asgi.testing import Network
 from atproto_oauth_asgi.testing.web import Answer
-from tests.app.faulty_store import FaultyStore
 from tests.app.world import World, live_of, world
 
 pytestmark = pytest.mark.anyio
@@ -29,7 +26,6 @@ pytestmark = pytest.mark.anyio
 SCOPE = "atproto repo:app.bsky.feed.post blob:image/*"
 SESSION = "/xrpc/com.atproto.server.getSession"
 RECORDS = "/xrpc/com.atproto.repo.listRecords"
-UPLOAD = "/xrpc/com.atproto.repo.uploadBlob"
 
 
 def post(here: World, text: str = "hello") -> dict[str, object]:
@@ -266,142 +262,6 @@ async def test_a_pds_that_is_away_is_said() -> None:
                     await session.get(SESSION)
 
 
-@pytest.mark.spec("I12")
-async def test_a_stream_is_preceded_by_one_cheap_call_that_takes_the_challenges() -> None:
-    sent = 0
-
-    async def image() -> AsyncIterator[bytes]:
-        nonlocal sent
-        sent += 1
-        for _ in range(3):
-            yield b"\x89PNG" * 1000
-
-    store = FaultyStore()
-    async with world(store=store, scope=SCOPE) as here:
-        await here.login()
-        here.network.restart_hosts()
-        here.network.expire_access_tokens()
-        store.allow_refresh()
-        async with here.oauth.session_for(here.did()) as session:
-            answer = await session.post(
-                UPLOAD, content=image(), headers={"content-type": "image/png"}
-            )
-
-            assert answer.status_code == 200
-            assert answer.json()["blob"]["size"] == 12_000
-        assert sent == 1
-        assert calls(here)[-1] == "com.atproto.repo.uploadBlob"
-        assert calls(here).count("com.atproto.repo.uploadBlob") == 1
-        assert set(calls(here)[:-1]) == {"com.atproto.server.getSession"}
-
-
-@pytest.mark.spec("I9", "I10")
-async def test_a_restarted_pds_is_answered_with_its_new_nonce() -> None:
-    async with world() as here:
-        await here.login()
-        async with here.oauth.session_for(here.did()) as session:
-            await session.query("com.atproto.server.getSession")
-            here.network.restart_hosts()
-            before = len(here.network.log)
-            await session.query("com.atproto.server.getSession")
-
-            assert [one.status for one in here.network.log][before:] == [401, 200]
-
-
-@pytest.mark.spec("I11")
-async def test_a_pds_that_asks_for_nonces_for_ever_is_given_up() -> None:
-    async with world() as here:
-        await here.login()
-        with here.network.alter(
-            SESSION,
-            lambda answer: replace(
-                answer,
-                status=401,
-                headers=(
-                    ("www-authenticate", 'DPoP error="use_dpop_nonce"'),
-                    ("dpop-nonce", f"n{len(here.network.log)}"),
-                ),
-            ),
-        ):
-            async with here.oauth.session_for(here.did()) as session:
-                answer = await session.get(SESSION)
-
-        assert answer.status_code == 401
-        assert len(calls(here)) == 2
-
-
-@pytest.mark.spec("N5")
-async def test_an_account_that_was_taken_down_is_no_refresh_loop() -> None:
-    store = FaultyStore()
-    async with world(store=store) as here:
-        await here.login()
-        store.allow_refresh()
-        here.network.take_down("alice.test")
-        async with here.oauth.session_for(here.did()) as session:
-            with pytest.raises(SessionRevoked):
-                await session.query("com.atproto.server.getSession")
-            with pytest.raises(SessionRevoked):
-                await session.query("com.atproto.server.getSession")
-
-        assert len(here.network.token_requests("refresh_token")) == 1
-
-
-@pytest.mark.spec("N5", "J7")
-async def test_a_token_refused_right_after_login_is_refreshed_once_and_not_in_circles() -> None:
-    def refuse(answer: Answer) -> Answer:
-        challenge = ("www-authenticate", 'DPoP error="invalid_token"')
-        return Answer(status=401, headers=(challenge,), body=answer.body)
-
-    async with world() as here:
-        await here.login()
-        async with here.oauth.session_for(here.did()) as session:
-            with here.network.alter("/xrpc/com.atproto.server.getSession", refuse):
-                for _ in range(3):
-                    assert (await session.get(SESSION)).status_code == 401
-            assert len(here.network.token_requests("refresh_token")) == 1
-            assert (await session.get(SESSION)).status_code == 200
-
-
-@pytest.mark.spec("N5")
-async def test_an_account_taken_down_right_after_login_is_no_error_of_the_pds() -> None:
-    async with world() as here:
-        await here.login()
-        here.network.take_down("alice.test")
-        async with here.oauth.session_for(here.did()) as session:
-            with pytest.raises(SessionRevoked):
-                await session.query("com.atproto.server.getSession")
-        assert await here.who() is None
-
-
-@pytest.mark.spec("J8")
-async def test_a_refresh_that_fails_in_passing_raises_what_may_be_tried_again() -> None:
-    store = FaultyStore()
-    async with world(store=store) as here:
-        await here.login()
-        store.allow_refresh()
-        here.network.expire_access_tokens()
-        here.network.faults.fail(500, grant="refresh_token")
-        async with here.oauth.session_for(here.did()) as session:
-            with pytest.raises(RefreshFailed) as caught:
-                await session.query("com.atproto.server.getSession")
-
-        assert caught.value.retryable
-        assert await here.who() == here.did()
-
-
-@pytest.mark.spec("J1", "J7")
-async def test_many_calls_on_a_stale_session_make_one_token_request() -> None:
-    store = FaultyStore()
-    async with world(store=store) as here:
-        await here.login()
-        store.allow_refresh()
-        here.network.expire_access_tokens()
-        answers = await asyncio.gather(*(here.browser.get("/me") for _ in range(20)))
-
-        assert {answer.status_code for answer in answers} == {200}
-        assert len(here.network.token_requests("refresh_token")) == 1
-
-
 async def test_proxied_calls_name_their_service() -> None:
     async with world() as here:
         await here.login()
@@ -425,170 +285,3 @@ async def test_proxied_calls_name_their_service() -> None:
         assert [one["atproto-proxy"] for one in seen] == ["did:web:api.example#appview"] * 2
         assert [one.get_list("authorization")[0].split()[0] for one in seen] == ["DPoP"] * 2
         assert [len(one.get_list("dpop")) for one in seen] == [1, 1]
-
-
-@pytest.mark.spec("I10")
-async def test_a_pds_may_challenge_as_an_authorization_server_does() -> None:
-    async with world() as here:
-        await here.login()
-        async with here.oauth.session_for(here.did()) as session:
-            await session.get(SESSION)
-            here.network.restart_hosts()
-            with here.network.alter(
-                SESSION,
-                lambda answer: (
-                    replace(answer, status=400).with_header("www-authenticate", None)
-                    if answer.status == 401
-                    else answer
-                ),
-            ):
-                before = len(calls(here))
-                answer = await session.get(SESSION)
-
-        assert answer.status_code == 200
-        assert len(calls(here)) == before + 2
-
-
-@pytest.mark.spec("I11")
-async def test_a_nonce_that_was_refused_is_not_sent_again() -> None:
-    async with world() as here:
-        await here.login()
-        async with here.oauth.session_for(here.did()) as session:
-            await session.get(SESSION)
-            nonce = live_of(session).nonces.get(session.pds) or ""
-            with here.network.alter(
-                SESSION,
-                lambda answer: replace(
-                    answer,
-                    status=401,
-                    headers=(
-                        ("www-authenticate", 'DPoP error="use_dpop_nonce"'),
-                        ("dpop-nonce", nonce),
-                    ),
-                ),
-            ):
-                before = len(calls(here))
-                answer = await session.get(SESSION)
-            with here.network.alter(
-                "/oauth/par",
-                lambda answer: (
-                    replace(answer, status=400)
-                    .with_json(error="use_dpop_nonce")
-                    .with_header(
-                        "dpop-nonce", here.oauth.runtime().sessions.nonces.get(session.issuer)
-                    )
-                ),
-            ):
-                begun = await here.begin("bob.test")
-
-        assert answer.status_code == 401
-        assert len(calls(here)) == before + 1
-        assert begun.status_code == 502
-        assert len(here.network.log.of("par")) == 3
-
-
-@pytest.mark.spec("M7")
-async def test_a_missing_permission_is_no_reason_to_refresh_or_to_sign_anybody_out() -> None:
-    store = FaultyStore()
-    async with world(store=store, scope="atproto") as here:
-        await here.login()
-        store.allow_refresh()
-        async with here.oauth.session_for(here.did()) as session:
-            with pytest.raises(XRPCError) as caught:
-                await session.procedure("com.atproto.repo.createRecord", post(here))
-
-        assert caught.value.http_status == 403
-        assert not here.network.token_requests("refresh_token")
-        assert await here.who() == here.did()
-
-
-@pytest.mark.spec("I16", "J8")
-async def test_a_refused_proof_is_said_and_kept_from_becoming_a_storm(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    store = FaultyStore()
-    async with world(store=store) as here:
-        await here.login()
-        store.allow_refresh()
-        here.network.expire_access_tokens()
-        with here.network.alter(
-            "/oauth/token",
-            lambda answer: (
-                replace(answer, status=400).with_json(error="invalid_dpop_proof")
-                if answer.status == 200
-                else answer
-            ),
-        ):
-            async with here.oauth.session_for(here.did()) as session:
-                for _ in range(3):
-                    with pytest.raises(RefreshFailed):
-                        await session.query("com.atproto.server.getSession")
-
-        assert len(here.network.token_requests("refresh_token")) <= 2
-        assert await here.who() == here.did()
-    refused = [one for one in caplog.records if one.getMessage() == "refresh.refused"]
-    assert refused
-    assert all("invalid_dpop_proof" in str(one.__dict__) for one in refused)
-
-
-@pytest.mark.spec("J5", "H10")
-async def test_a_refresh_may_change_what_is_granted() -> None:
-    store = FaultyStore()
-    async with world(store=store, scope=SCOPE) as here:
-        await here.login()
-        store.allow_refresh()
-        here.network.expire_access_tokens()
-        with here.network.alter(
-            "/oauth/token",
-            lambda answer: (
-                answer.with_json(scope="atproto blob:*/*") if answer.status == 200 else answer
-            ),
-        ):
-            async with here.oauth.session_for(here.did()) as session:
-                await session.get(SESSION)
-                now = session.scopes
-        (row,) = store.sessions
-
-        assert now == {"atproto", "blob:*/*"}
-        assert row.scope == "atproto blob:*/*"
-
-
-@pytest.mark.spec("N1", "N2", "N4")
-@pytest.mark.parametrize("moved", [True, False])
-async def test_a_pds_that_does_not_answer_is_looked_up_and_a_moved_account_followed(
-    moved: bool,
-) -> None:
-    network, store = Network(), FaultyStore()
-    server, old = network.host, network.add_host("https://pds2.example")
-    new = network.add_host("https://pds3.example")
-    carol = network.add_account("carol.test", host=old)
-    server.accounts.add(carol)
-    resource = network.alter(
-        "/.well-known/oauth-protected-resource",
-        lambda answer: answer.with_json(authorization_servers=[server.origin]),
-    )
-    metadata = network.alter(
-        "/.well-known/oauth-authorization-server",
-        lambda answer: answer.with_json(protected_resources=None),
-    )
-    with resource, metadata:
-        async with world(network, store=store) as here:
-            await here.login("carol.test")
-            store.allow_refresh()
-            async with here.oauth.session_for(carol.did) as session:
-                live_of(session).refresh_at = 0.0
-                if moved:
-                    network.move_account("carol.test", new)
-                    server.accounts.add(carol)
-                with network.outage(old.origin):
-                    for _ in range(3):
-                        with pytest.raises(Unreachable):
-                            await session.get(SESSION)
-                        if not moved:
-                            await here.settled()
-                    await here.settled()
-                    at = session.pds
-                asked = network.token_requests("refresh_token")
-
-    assert at == (new.origin if moved else old.origin)
-    assert len(asked) == int(moved)
