@@ -1,7 +1,8 @@
+"""What a callback must be to finish a login, and whose."""
+
 from __future__ import annotations
 
 import asyncio
-import time
 from urllib.parse import urlencode
 
 import httpx
@@ -9,19 +10,11 @@ import pytest
 
 from atproto_oauth_asgi.testing import Network
 from tests.app.faulty_store import FaultyStore
-from tests.app.world import BASE_URL, World, world
+from tests.app.world import BASE_URL, World, changed, world
 
 pytestmark = pytest.mark.anyio
 
 GENERIC = "This sign-in link is not valid here. Please start again."
-
-
-def changed(callback: str, **parameters: str | None) -> str:
-    """Return a callback URL with parameters replaced, or left out for None."""
-    url = httpx.URL(callback)
-    kept = {**dict(url.params), **parameters}
-    given = {name: value for name, value in kept.items() if value is not None}
-    return str(url.copy_with(query=urlencode(given).encode()))
 
 
 async def used_up(here: World, callback: str) -> bool:
@@ -72,26 +65,6 @@ async def test_the_servers_words_are_never_shown() -> None:
         assert back.status_code == 502
         for text in ("script", "0900", "evil.example"):
             assert text not in back.text.replace("<style>", "")
-
-
-@pytest.mark.spec("G6")
-@pytest.mark.parametrize(
-    ("error", "sentence"),
-    [
-        ("login_required", "Please sign in again."),
-        ("consent_required", "Please sign in again."),
-        ("interaction_required", "Please sign in again."),
-        ("account_selection_required", "Please sign in again."),
-        ("invalid_scope", "did not grant the permissions"),
-        ("server_error", "refused the sign-in"),
-    ],
-)
-async def test_each_kind_of_error_has_its_sentence(error: str, sentence: str) -> None:
-    async with world() as here:
-        callback = here.network.deny((await here.begin()).headers["location"])
-        back = await here.browser.get(changed(callback, error=error, error_description=None))
-
-        assert sentence in back.text
 
 
 @pytest.mark.spec("G1")
@@ -258,32 +231,6 @@ async def test_an_attempt_lives_thirty_minutes() -> None:
         assert "has expired" in expired.text
 
 
-@pytest.mark.spec("F3")
-async def test_a_request_that_expired_at_the_server_is_told_as_such() -> None:
-    now = time.time()
-    network = Network(clock=lambda: now)
-    async with world(network) as here:
-        location = (await here.begin()).headers["location"]
-        now += 400
-        back = await here.browser.get(network.approve(location, "alice.test"))
-
-        assert back.status_code == 400
-        assert "has expired" in back.text
-
-
-@pytest.mark.spec("H12")
-async def test_a_code_that_expired_is_refused_by_the_server() -> None:
-    now = time.time()
-    network = Network(clock=lambda: now)
-    async with world(network) as here:
-        callback = await here.approved()
-        now += 400
-        back = await here.browser.get(callback)
-
-        assert back.status_code == 502
-        assert "refused the sign-in" in back.text
-
-
 @pytest.mark.spec("J10")
 async def test_changing_the_client_id_in_mid_login_asks_for_a_new_start() -> None:
     store, network = FaultyStore(), Network()
@@ -325,60 +272,6 @@ async def test_an_outcome_that_cannot_be_noted_does_not_spoil_the_login() -> Non
         assert await here.who() == here.did()
 
 
-@pytest.mark.spec("G7")
-async def test_a_server_that_is_away_at_the_exchange_is_said() -> None:
-    async with world() as here:
-        callback = await here.approved()
-        with here.network.outage():
-            back = await here.browser.get(callback)
-
-        assert back.status_code == 502
-        assert "could not be reached" in back.text
-
-
-@pytest.mark.spec("G7")
-async def test_a_server_that_never_answers_the_exchange_is_given_up(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("atproto_oauth_asgi.callback.EXCHANGE_DEADLINE", 0.05)
-    async with world() as here:
-        callback = await here.approved()
-        with here.network.hanging():
-            back = await here.browser.get(callback)
-
-        assert back.status_code == 502
-        assert "could not be reached" in back.text
-
-
-@pytest.mark.spec("G7", "H12")
-@pytest.mark.parametrize("status", [400, 429, 500, 503])
-async def test_the_code_is_never_sent_twice_whatever_the_server_answers(status: int) -> None:
-    async with world() as here:
-        callback = await here.approved()
-        here.network.faults.fail(status, grant="authorization_code", times=5)
-        back = await here.browser.get(callback)
-
-        assert back.status_code == 502
-        assert len(here.network.token_requests("authorization_code")) == 1
-
-
-@pytest.mark.spec("H1", "H2")
-@pytest.mark.parametrize("body", [b"", b"[]", b"null", b'"x"', b"<html>", b"[" * 5000])
-async def test_an_answer_that_is_no_json_object_ends_the_login(body: bytes) -> None:
-    from dataclasses import replace
-
-    async with world() as here:
-        callback = await here.approved()
-        with here.network.alter(
-            "/oauth/token",
-            lambda answer: replace(answer, body=body) if answer.status == 200 else answer,
-        ):
-            back = await here.browser.get(callback)
-
-        assert back.status_code == 502
-        assert here.cookie is None
-
-
 async def test_a_login_whose_attempt_was_edited_in_the_store_is_refused() -> None:
     store = FaultyStore()
     async with world(store=store) as here:
@@ -391,71 +284,3 @@ async def test_a_login_whose_attempt_was_edited_in_the_store_is_refused() -> Non
         assert back.status_code >= 400
         assert not here.network.token_requests()
         assert here.cookie is None
-
-
-@pytest.mark.spec("G3", "G6")
-async def test_a_refusal_uses_the_attempt_up_too() -> None:
-    async with world() as here:
-        begun = await here.begin()
-        refused = here.network.deny(begun.headers["location"])
-        first = await here.browser.get(refused)
-        second = await here.browser.get(changed(refused, error=None, code="cod-forged"))
-
-        assert first.status_code == 400
-        assert second.status_code == 400
-        assert not here.network.token_requests()
-        assert here.cookie is None
-
-
-@pytest.mark.spec("G7")
-async def test_a_code_whose_answer_was_lost_is_not_sent_again() -> None:
-    async with world() as here:
-        callback = await here.approved()
-        here.network.faults.lose_answer(grant="authorization_code")
-        back = await here.browser.get(callback)
-        again = await here.browser.get(callback)
-
-        assert (back.status_code, again.status_code) == (502, 502)
-        assert len(here.network.token_requests("authorization_code")) == 1
-        assert here.cookie is None
-
-
-@pytest.mark.spec("P10", "G5")
-async def test_a_code_of_one_server_is_never_sent_to_another() -> None:
-    network = Network()
-    evil = network.add_host("https://evil.example")
-    async with world(network) as here:
-        # The evil server, chosen for the login, sends the browser on to the honest one.
-        mixed_up = await here.begin(evil.origin)
-        at_evil = here.pushed(mixed_up.headers["location"]).parameters["state"]
-        honest = await here.approved()
-        stolen = changed(honest, state=at_evil)
-        back = await here.browser.get(stolen)
-
-        assert back.status_code == 400
-        assert not network.token_requests()
-        assert here.cookie is None
-
-
-@pytest.mark.spec("P10", "H1")
-async def test_the_code_goes_to_the_server_that_the_login_began_with() -> None:
-    network = Network()
-    other = network.add_host("https://pds2.example")
-    async with world(network) as here:
-        callback = await here.approved()
-        network.move_account("alice.test", other)
-        back = await here.browser.get(callback)
-
-        assert back.status_code >= 400
-        assert {one.server for one in network.log.of("token")} == {network.host.origin}
-
-
-@pytest.mark.spec("M9")
-@pytest.mark.parametrize("error", ["invalid_scope"])
-async def test_a_scope_that_the_server_refuses_late_is_said_as_such(error: str) -> None:
-    async with world() as here:
-        callback = changed(await here.approved(), code=None, error=error)
-        back = await here.browser.get(callback)
-
-        assert back.status_code == 400
-        assert "permission" in back.text.lower()

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from urllib.parse import urlencode
 
 import httpx
 import pytest
@@ -14,19 +13,11 @@ from atproto_oauth_asgi.store import Consumed
 from atproto_oauth_asgi.testing import Network
 from atproto_oauth_asgi.vault import Vault
 from tests.app.faulty_store import FaultyStore
-from tests.app.world import BASE_URL, PAGE, world
+from tests.app.world import BASE_URL, PAGE, changed, world
 
 pytestmark = pytest.mark.anyio
 
 GENERIC = "This sign-in link is not valid here. Please start again."
-
-
-def changed(callback: str, **parameters: str | None) -> str:
-    """Return a callback URL with parameters replaced, or left out for None."""
-    url = httpx.URL(callback)
-    kept = {**dict(url.params), **parameters}
-    given = {name: value for name, value in kept.items() if value is not None}
-    return str(url.copy_with(query=urlencode(given).encode()))
 
 
 @pytest.mark.spec("G3", "G7", "G9")

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Unpack
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 import httpx
 from starlette.applications import Starlette
@@ -79,6 +79,14 @@ def make_app() -> Starlette:
 def live_of(session: OAuthSession) -> LiveSession:
     """Return what the process knows of a session, its tokens with it."""
     return session._live  # pyright: ignore[reportPrivateUsage]
+
+
+def changed(callback: str, **parameters: str | None) -> str:
+    """Return a callback URL with parameters replaced, or left out for None."""
+    url = httpx.URL(callback)
+    kept = {**dict(url.params), **parameters}
+    given = {name: value for name, value in kept.items() if value is not None}
+    return str(url.copy_with(query=urlencode(given).encode()))
 
 
 @dataclass
