@@ -11,10 +11,9 @@ from dataclasses import replace
 import pytest
 
 from atproto_oauth_asgi.errors import RefreshFailed, StoreUnavailable
-from atproto_oauth_asgi.lease import Watches
 from atproto_oauth_asgi.testing.web import Answer
 from tests.hostile.lies import Change, member, raw
-from tests.refresh.fleet import LIFE, TIMING, events, fleet, logged
+from tests.refresh.fleet import LIFE, events, fleet, logged
 from tests.virtual_time import in_virtual_time
 
 
@@ -123,35 +122,6 @@ def test_a_grant_that_is_gone_from_a_session_that_is_gone_too() -> None:
             assert one.live.ended_reason == "expired"
 
     in_virtual_time(run)
-
-
-def test_a_lease_that_is_given_back_is_taken_at_once_and_left_alone_before() -> None:
-    async def run() -> None:
-        async with fleet() as here, here.worker() as one:
-            assert await here.store.acquire_refresh(
-                here.session_id, version=1, owner="other", lease_ms=60_000, watched=None
-            )
-            flight = one.start()
-            await asyncio.sleep(20)
-            # One try, and no write while the lease runs.
-            assert len(one.wire.of("acquire")) == 1
-            await here.store.release_refresh(
-                here.session_id, version=1, owner="other", wait_ms=None, unspent=False
-            )
-            await one.done(flight, 2 * TIMING.poll_longest + 5)
-            assert here.row.version == 2
-            assert here.refreshes == 1
-
-    in_virtual_time(run)
-
-
-def test_a_watch_over_nothing_may_be_forgotten() -> None:
-    watches = Watches(TIMING)
-    watches.forget("nobody")
-    first = watches.of("somebody")
-    assert watches.of("somebody") is first
-    watches.forget("somebody")
-    assert watches.of("somebody") is not first
 
 
 def test_a_process_that_goes_tries_to_store_tokens_ten_times_a_second() -> None:
@@ -285,9 +255,6 @@ def test_a_pds_that_is_away_but_where_it_was_is_no_reason_to_refresh() -> None:
     in_virtual_time(run)
 
 
-# --- Storing new tokens ---
-
-
 def test_what_is_stored_is_told_and_known_at_once() -> None:
     async def run() -> None:
         async with fleet() as here, here.worker() as one:
@@ -356,63 +323,5 @@ def test_newer_tokens_that_do_not_open_are_lost() -> None:
             assert vars(told)["session"] == here.session_id
             assert vars(told)["version"] == 2
             assert one.live.ended_reason == "lost_rotation"
-
-    in_virtual_time(run)
-
-
-# --- Giving a lease back ---
-
-
-@pytest.mark.parametrize(("closing", "seconds"), [(False, 75.0), (True, 5.0)])
-def test_a_lease_is_given_back_for_as_long_as_it_lasts_or_the_process_waits(
-    closing: bool, seconds: float
-) -> None:
-    async def run() -> None:
-        async with fleet() as here, here.worker() as one:
-            tries: list[float] = []
-
-            async def fail() -> None:
-                tries.append(time.monotonic())
-                if closing:
-                    one.runtime.tasks.closing.set()
-                raise StoreUnavailable
-
-            one.wire.before["release"] = fail
-            here.network.faults.fail(503)
-            await one.refresh()
-            assert tries[-1] - tries[0] == pytest.approx(seconds, abs=1.5)
-            assert len(tries) == pytest.approx(seconds, abs=1.5)
-
-    in_virtual_time(run)
-
-
-@pytest.mark.parametrize(
-    ("arrives", "before", "after"), [(False, 0, 0), (False, 1, 1), (True, 0, 0), (True, 1, 1)]
-)
-def test_a_mark_that_nobody_acknowledged_is_taken_back_if_it_arrived(
-    arrives: bool, before: int, after: int
-) -> None:
-    async def run() -> None:
-        async with fleet() as here, here.worker() as one:
-            here.row.attempts = before
-            (one.wire.after if arrives else one.wire.before)["mark"] = away
-            await one.refresh()
-            assert here.row.attempts == after
-            assert here.sent == 0
-
-    in_virtual_time(run)
-
-
-def test_a_lease_that_was_not_announced_is_told_to_who_waits() -> None:
-    async def run() -> None:
-        async with fleet() as here, here.worker() as one:
-
-            async def lose() -> None:
-                here.row.lease_owner = "another"
-
-            one.wire.before["mark"] = lose
-            with pytest.raises(RefreshFailed) as caught:
-                await one.get()
-            assert str(caught.value) == "The refresh could not be announced."
 
     in_virtual_time(run)
