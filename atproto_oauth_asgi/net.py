@@ -42,6 +42,8 @@ _IDLE_SECONDS = 4.0
 _MAX_CONNECTIONS = 500
 # For the look-up and TCP, and again for TLS, however long the deadline is.
 _CONNECT_SECONDS = 10.0
+# For a connection that may be used, where others use as many as there are.
+_POOL_SECONDS = 10.0
 # Seconds for PDS calls; reading is also the total for the headers. Answers may be streams.
 _CLIENT_TIMEOUT = httpx.Timeout(connect=_CONNECT_SECONDS, read=30.0, write=30.0, pool=5.0)
 
@@ -214,7 +216,7 @@ class Net:
             self._guard.parse_url(url),
             headers={**_HEADERS, **headers},
             content=content,
-            extensions={"timeout": {"connect": _CONNECT_SECONDS}},
+            extensions={"timeout": {"connect": _CONNECT_SECONDS, "pool": _POOL_SECONDS}},
         )
 
     def _redirected(self, request: httpx.Request, answer: Answer) -> httpx.Request:

@@ -21,6 +21,7 @@ from atproto_oauth_asgi.errors import (
 from atproto_oauth_asgi.net_apps import AppCaller
 from atproto_oauth_asgi.net_guard import Allowance, Guard, GuardedBackend
 from atproto_oauth_asgi.net_policy import NetPolicy
+from atproto_oauth_asgi.net_pool import Pool, to_its_end
 from atproto_oauth_asgi.net_shares import Shares
 
 _HTTPCORE_ERRORS = (
@@ -95,8 +96,8 @@ class GuardedTransport(httpx.AsyncBaseTransport):
         self._apps = apps
         self._limits = (max_connections, max_idle, idle_seconds)
         self._shares = Shares(max_connections)
-        self._direct: httpcore.AsyncConnectionPool | None = None
-        self._proxied: httpcore.AsyncConnectionPool | None = None
+        self._direct: Pool | None = None
+        self._proxied: Pool | None = None
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send one request for `httpx.AsyncClient`."""
@@ -190,7 +191,7 @@ class GuardedTransport(httpx.AsyncBaseTransport):
             raise Unreachable(message, host=host) from exc
         return partial(self._shares.give, origin)
 
-    def _pool_for(self, host: str) -> httpcore.AsyncConnectionPool:
+    def _pool_for(self, host: str) -> Pool:
         # Built late: loading the authorities takes 20 ms, and nobody may ever need them.
         if self._policy.egress_proxy is not None and not self._guard.is_loopback_peer(host):
             if self._proxied is None:
@@ -200,9 +201,9 @@ class GuardedTransport(httpx.AsyncBaseTransport):
             self._direct = self._make_pool(None)
         return self._direct
 
-    def _make_pool(self, proxy: httpcore.Proxy | None) -> httpcore.AsyncConnectionPool:
+    def _make_pool(self, proxy: httpcore.Proxy | None) -> Pool:
         most, idle, seconds = self._limits
-        return httpcore.AsyncConnectionPool(
+        return Pool(
             ssl_context=ssl_context(self._policy.ca_file),
             proxy=proxy,
             max_connections=most,
@@ -232,7 +233,7 @@ class _Body(httpx.AsyncByteStream):
 
     async def aclose(self) -> None:
         try:
-            await self._incoming.aclose()
+            await to_its_end(self._incoming.aclose())
         finally:
             free, self._free = self._free, None
             if free is not None:

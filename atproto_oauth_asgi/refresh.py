@@ -195,6 +195,7 @@ class Refresher:
             # it names: it looks at the proof before it looks at the token.
             told: set[Learnt] = set()
             while True:
+                left = asyncio.Event()
                 task = asyncio.create_task(
                     attempt(
                         self._net,
@@ -208,10 +209,10 @@ class Refresher:
                         # Timed by `_await_post`: after a pause of the process every timer has
                         # run out, but the answer may already lie in the socket.
                         deadline=inf,
-                        before_send=lambda: self._leases.mark(hold),
+                        before_send=partial(self._leave, hold, left),
                     )
                 )
-                result = await self._await_post(task)
+                result = await self._await_post(task, left)
                 if result is None or result.learnt is None or result.learnt in told:
                     break
                 told.add(result.learnt)
@@ -238,13 +239,25 @@ class Refresher:
             return _Granted(result, pds, metadata, kid)
         return result
 
-    async def _await_post(self, task: asyncio.Task[ASAnswer]) -> ASAnswer | None:
+    async def _leave(self, hold: Hold, left: asyncio.Event) -> None:
+        await self._leases.mark(hold)
+        left.set()
+
+    async def _await_post(
+        self, task: asyncio.Task[ASAnswer], left: asyncio.Event
+    ) -> ASAnswer | None:
+        post = self._timing.post
+        leaving = asyncio.create_task(left.wait())
         try:
-            done, _ = await asyncio.wait({task}, timeout=self._timing.post)
-            if not done:
-                done, _ = await asyncio.wait({task}, timeout=self._timing.late_answer)
-            return task.result() if done else None
+            await asyncio.wait({task, leaving}, timeout=post, return_when=asyncio.FIRST_COMPLETED)
+            # The server's time begins now, however long the request waited for a connection.
+            if left.is_set():
+                done, _ = await asyncio.wait({task}, timeout=post)
+                if not done:
+                    await asyncio.wait({task}, timeout=self._timing.late_answer)
+            return task.result() if task.done() else None
         finally:
+            leaving.cancel()
             if not task.done():
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)

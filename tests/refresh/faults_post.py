@@ -61,7 +61,7 @@ def _old_pds(patch: pytest.MonkeyPatch) -> None:
 
 
 def _await_for(patch: pytest.MonkeyPatch, seconds: Any) -> None:
-    async def faulty(_self: Any, task: asyncio.Task[Any]) -> Any:
+    async def faulty(_self: Any, task: asyncio.Task[Any], _left: Any) -> Any:
         done, _ = await asyncio.wait({task}, timeout=seconds())
         if not done:
             task.cancel()
