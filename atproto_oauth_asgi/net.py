@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
-from http.cookiejar import CookieJar, DefaultCookiePolicy
+from http.cookiejar import CookieJar
 from math import isfinite
 from types import MappingProxyType
 from typing import cast
@@ -76,7 +76,7 @@ class Net:
         self.client = httpx.AsyncClient(
             transport=self._transport(max_idle=_MAX_IDLE, idle_seconds=_IDLE_SECONDS),
             headers=dict(_HEADERS),
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
+            cookies=_NoCookies(),
             timeout=_CLIENT_TIMEOUT,
             follow_redirects=False,
             trust_env=False,
@@ -257,6 +257,16 @@ class Net:
             message = f"The server {host!r} did not answer within {deadline:g} seconds."
             raise Unreachable(message, host=host, sent=departure.left) from exc
         return Answer(status=response.status_code, headers=response.headers, body=body, host=host)
+
+
+class _NoCookies(CookieJar):
+    """Keeps none, and does not even read them: that takes seconds where a server wants it to."""
+
+    def extract_cookies(self, response: object, request: object) -> None:
+        """Take no cookie."""
+
+    def add_cookie_header(self, request: object) -> None:
+        """Send none."""
 
 
 def _bad(answer: Answer, what: str) -> BadAnswer:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, cast
@@ -26,6 +27,15 @@ _THREADS = 16
 _KNOWN = 4096
 
 
+@dataclass(slots=True)
+class _Asked:
+    """Is one look-up in the threads, and how many wait for it."""
+
+    work: Future[list[str]]
+    answer: asyncio.Future[list[str]]
+    waiting: int = 0
+
+
 class Resolver:
     """Looks names up with the system resolver (addresses) and with dnspython (TXT)."""
 
@@ -33,7 +43,7 @@ class Resolver:
         self._policy = policy
         #: For names that are known, and for the others.
         self._threads: dict[bool, ThreadPoolExecutor] = {}
-        self._asked: dict[str, asyncio.Future[list[str]]] = {}
+        self._asked: dict[str, _Asked] = {}
         #: The oldest first.
         self._known: dict[str, None] = {}
         self._dns: dns.asyncresolver.Resolver | None = None
@@ -73,41 +83,51 @@ class Resolver:
     async def aclose(self) -> None:
         """Let go of the look-up threads; those that still wait for an answer end by themselves."""
         for asked in list(self._asked.values()):
-            asked.cancel()
+            asked.answer.cancel()
         for threads in self._threads.values():
             threads.shutdown(wait=False, cancel_futures=True)
         self._threads.clear()
 
     async def _system_addresses(self, host: str) -> list[str]:
-        asked = self._asked.get(host)
-        if asked is None:
-            asked = self._asked[host] = self._ask(host)
-            asked.add_done_callback(partial(self._answered, host))
+        asked = self._asked.get(host) or self._ask(host)
+        asked.waiting += 1
         try:
-            found = await asyncio.shield(asked)
+            found = await asyncio.shield(asked.answer)
         except BaseException:
             # Silent, perhaps.
             self._known.pop(host, None)
             raise
+        finally:
+            asked.waiting -= 1
+            if not asked.waiting and asked.work.cancel():
+                # It had not begun: those who come later must not wait for it.
+                self._forget(host, asked)
         self._known.pop(host, None)
         self._known[host] = None
         if len(self._known) > _KNOWN:
             del self._known[next(iter(self._known))]
         return list(dict.fromkeys(found))
 
-    def _answered(self, host: str, asked: asyncio.Future[list[str]]) -> None:
-        self._asked.pop(host, None)
-        if not asked.cancelled():
+    def _answered(self, host: str, asked: _Asked, answer: asyncio.Future[list[str]]) -> None:
+        self._forget(host, asked)
+        if not answer.cancelled():
             # Whoever asked may have given up: then nobody else takes note of a failure.
-            asked.exception()
+            answer.exception()
 
-    def _ask(self, host: str) -> asyncio.Future[list[str]]:
+    def _forget(self, host: str, asked: _Asked) -> None:
+        if self._asked.get(host) is asked:
+            del self._asked[host]
+
+    def _ask(self, host: str) -> _Asked:
         known = host in self._known
         threads = self._threads.get(known)
         if threads is None:
             threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="atproto-oauth-dns")
             self._threads[known] = threads
-        return asyncio.get_running_loop().run_in_executor(threads, _addresses, host)
+        work = threads.submit(_addresses, host)
+        asked = self._asked[host] = _Asked(work, asyncio.wrap_future(work))
+        asked.answer.add_done_callback(partial(self._answered, host, asked))
+        return asked
 
     async def _dns_txt(self, name: str) -> list[bytes]:
         # The import takes tenths of a second, so neither at start-up nor on the loop.

@@ -16,7 +16,7 @@ class Shares:
     def __init__(self, most: int) -> None:
         self._free = most
         self._taken: dict[str, int] = {}
-        self._waiting: dict[str, OrderedDict[asyncio.Future[None], None]] = {}
+        self._waiting: OrderedDict[str, OrderedDict[asyncio.Future[None], None]] = OrderedDict()
 
     async def take(self, origin: str) -> None:
         """Wait, in turn, for a connection that the origin may have; it has to be given back."""
@@ -42,13 +42,18 @@ class Shares:
         if not self._taken[origin]:
             del self._taken[origin]
         for waiting, turns in list(self._waiting.items()):
+            served = False
             while turns and self._may(waiting):
                 turn, _ = turns.popitem(last=False)
                 if not turn.done():
+                    served = True
                     self._count(waiting)
                     turn.set_result(None)
             if not turns:
                 del self._waiting[waiting]
+            elif served:
+                # Who has waited for longest is the next.
+                self._waiting.move_to_end(waiting)
 
     def _forget(self, origin: str, turn: asyncio.Future[None]) -> None:
         turns = self._waiting.get(origin)

@@ -123,6 +123,10 @@ class GuardedTransport(httpx.AsyncBaseTransport):
             await response.aclose()
             message = "The answer is compressed although that was not asked for."
             raise BadAnswer(message, host=host, http_status=response.status_code)
+        if response.has_redirect_location and not _is_address(request.url, response):
+            await response.aclose()
+            message = f"The answer of {host!r} redirects to what is no address."
+            raise BadAnswer(message, host=host, http_status=response.status_code)
         return response
 
     async def aclose(self) -> None:
@@ -282,6 +286,15 @@ async def _as_named(host: str) -> list[str]:
 def _timeout(request: httpx.Request, name: str) -> float | None:
     timeouts = cast("dict[str, float | None]", request.extensions.get("timeout", {}))
     return timeouts.get(name)
+
+
+def _is_address(url: httpx.URL, response: httpx.Response) -> bool:
+    # httpx reads it although no redirect is followed, and raises whatever its parsers do.
+    try:
+        target = httpx.URL(response.headers["location"])
+        return bool(url.join(target).host and (target.host or not target.scheme))
+    except (httpx.InvalidURL, ValueError):
+        return False
 
 
 def _quotable(exc: Exception) -> Exception | None:

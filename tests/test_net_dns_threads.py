@@ -64,6 +64,24 @@ async def test_silent_names_of_strangers_keep_nobody_from_a_server_that_was_foun
     await resolver.aclose()
 
 
+async def test_names_that_nobody_waits_for_any_more_are_not_looked_up(system: System) -> None:
+    resolver = Resolver(NetPolicy())
+    names = [f"silent{number}.example" for number in range(200)]
+    await asked_in_vain(resolver, system, names)
+    begun = len(system.asked)
+    assert begun <= 16
+    # Who comes back waits in the queue like everybody else, and for an answer of its own.
+    again = asyncio.create_task(resolver.addresses(names[-1], deadline=5))
+    honest = asyncio.create_task(resolver.addresses("new.example", deadline=5))
+    await asyncio.sleep(0)
+    system.silent.clear()
+    system.end.set()
+
+    assert await again == await honest == ["1.1.1.1"]
+    assert len(system.asked) == begun + 2
+    await resolver.aclose()
+
+
 async def test_a_name_that_falls_silent_has_one_thread_however_often_it_is_asked_for(
     system: System,
 ) -> None:
@@ -98,7 +116,7 @@ async def test_a_failure_that_nobody_waits_for_is_no_defect(
     await asked_in_vain(resolver, system, ["silent.example"])
     (asked,) = resolver._asked.values()  # pyright: ignore[reportPrivateUsage]
     system.end.set()
-    await asyncio.wait({asked})
+    await asyncio.wait({asked.answer})
     del asked
     gc.collect()
     await resolver.aclose()

@@ -100,6 +100,22 @@ async def test_what_one_server_gives_back_another_gets() -> None:
     assert (await takers.has())["https://third.example"] == 1
 
 
+async def test_who_wants_much_keeps_nobody_from_a_turn() -> None:
+    takers = Takers(4)
+    greedy = [f"https://{number}.example" for number in range(5)]
+    for _ in range(20):
+        for origin in greedy:
+            takers.want(origin)
+    takers.want(HERE)
+    for _ in range(20):
+        has = await takers.has()
+        if has[HERE]:
+            break
+        takers.shares.give(takers.got[-1][0])
+    assert has[HERE]
+    await takers.stop()
+
+
 async def test_who_gives_up_takes_nothing() -> None:
     takers = Takers(2)
     _, gone, other = (takers.want(HERE) for _ in range(3))

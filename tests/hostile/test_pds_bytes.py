@@ -9,6 +9,7 @@ import logging
 import time
 import tracemalloc
 from collections.abc import AsyncGenerator
+from http.cookiejar import CookieJar
 
 import httpx
 import pytest
@@ -233,3 +234,54 @@ async def test_an_answer_that_streams_for_ever_ends(monkeypatch: pytest.MonkeyPa
     async with raw_pds(dripping(head, b" ")) as pds:
         with pytest.raises(Unreachable, match="did not end"):
             await pds.session.get(f"/xrpc/{GET_SESSION}")
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "mailto:x",
+        "javascript:alert(1)",
+        "https:x",
+        "https:///x",
+        "https://xn--/",
+        "https://xn--a\xc3\xbc.de/",
+        "https://[v1.x]/",
+        "http://[::1",
+        "https://:80",
+        "?\x7f",
+        "/" * 66_000,
+    ],
+)
+async def test_a_redirect_to_what_is_no_address_is_a_bad_answer(location: str) -> None:
+    head = f"HTTP/1.1 302 Found\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n"
+    async with raw_pds(head.encode("latin-1")) as pds:
+        for call in (
+            pds.session.get(f"/xrpc/{GET_SESSION}"),
+            pds.session.query(GET_SESSION),
+            pds.session.procedure(GET_SESSION),
+        ):
+            with pytest.raises(BadAnswer, match="redirects to what is no address"):
+                await call
+
+
+@pytest.mark.parametrize(
+    "location",
+    ["/x", "?x", "//pds.example", "http://10.0.0.1/", "https://b\xfc.example/", "https://a:99999/"],
+)
+async def test_a_redirect_is_an_answer(location: str) -> None:
+    head = f"HTTP/1.1 302 Found\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n"
+    async with raw_pds(head.encode("latin-1")) as pds:
+        assert (await pds.session.get(f"/xrpc/{GET_SESSION}")).status_code == 302
+
+
+async def test_cookies_are_not_even_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(*_: object) -> None:
+        raise AssertionError("cookies were read")
+
+    cookies = b"HTTP/1.1 200 OK\r\nSet-Cookie: a=b\r\nSet-Cookie2: " + b'a="' * 9000
+    async with raw_pds(cookies + b"\r\nContent-Length: 2\r\n\r\n{}") as pds:
+        monkeypatch.setattr(CookieJar, "make_cookies", read)
+        monkeypatch.setattr(CookieJar, "_cookies_for_request", read)
+        for _ in range(2):
+            assert (await pds.session.get(f"/xrpc/{GET_SESSION}")).status_code == 200
+        assert all(b"\r\ncookie" not in sent.lower() for _, sent in pds.server.requests)
