@@ -24,7 +24,7 @@ from atproto_oauth_asgi.session import OAuthSession
 if TYPE_CHECKING:
     from atproto_oauth_asgi.oauth import ATProtoOAuth
 
-#: Key in `scope["state"]`: the session, None when anonymous, or the error that hides which.
+#: Key in `scope["state"]` of what `Place.attached` is, for apps without a framework.
 STATE = "atproto_oauth"
 _PLACE = "atproto_oauth_asgi.place"
 
@@ -34,12 +34,14 @@ Scope = MutableMapping[str, Any]
 class Place:
     """Where a request entered: which `ATProtoOAuth`, and under which path."""
 
-    __slots__ = ("_path", "_scope", "hint", "oauth", "read", "refused")
+    __slots__ = ("_path", "_scope", "attached", "hint", "oauth", "read", "refused")
 
     def __init__(self, oauth: ATProtoOAuth, scope: Scope, path: str) -> None:
         self.oauth = oauth
         self._scope = scope
         self._path = path
+        #: The session, None when anonymous, or the error that hides which.
+        self.attached: OAuthSession | StoreUnavailable | None = None
         #: Account to log in with again: its session is kept, but cannot be used.
         self.hint: str | None = None
         #: Whether the app asked who is signed in.
@@ -51,7 +53,9 @@ class Place:
     def path(self) -> str:
         """Return path and query as the browser sees them, whatever a proxy took off."""
         base, path = self.oauth.settings.base_path, quote(self._path, safe="/:@!$&'()*+,;=~")
-        if not base or path == base or path.startswith(base + "/"):
+        # What `root_path` says was taken off; else a proxy may have passed BASE_URL's path on.
+        whole = self._path == self._scope["path"]
+        if whole and (path == base or path.startswith(base + "/")):
             base = ""
         query: bytes = self._scope.get("query_string", b"")
         return base + (path or "/") + (f"?{query.decode('latin-1')}" if query else "")
@@ -76,7 +80,15 @@ def route_path(scope: Scope) -> str:
 
 def attach(scope: Scope, session: OAuthSession | StoreUnavailable | None, place: Place) -> Scope:
     """Return a copy of a scope that carries a session; the original is not changed."""
+    place.attached = session
     return {**scope, "state": {**scope.get("state", {}), STATE: session}, _PLACE: place}
+
+
+def note_read(conn: HTTPConnection) -> None:
+    """Note that the answer depends on who is signed in, so that no cache keeps it for others."""
+    place = conn.scope.get(_PLACE)
+    if isinstance(place, Place):
+        place.read = True
 
 
 def session_or_none(conn: HTTPConnection) -> OAuthSession | None:
@@ -93,12 +105,12 @@ def session_or_none(conn: HTTPConnection) -> OAuthSession | None:
         msg = "Add ATProtoOAuthMiddleware to the app: this request did not pass through it."
         raise ConfigurationError(msg)
     place.read = True
-    attached: object = conn.scope["state"][STATE]
+    attached = place.attached
     if isinstance(attached, StoreUnavailable):
         unavailable = StoreUnavailable(str(attached))
         prepare(unavailable, conn)
         raise unavailable from attached
-    return attached if isinstance(attached, OAuthSession) else None
+    return attached
 
 
 def session_from(conn: HTTPConnection) -> OAuthSession:

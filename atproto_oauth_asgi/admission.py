@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -130,6 +131,13 @@ async def admit(
                 next=attempt.next,
             )
         )
+        # Whoever writes without types may return what a route may return.
+        if not isinstance(cast("object", answer), Response | None):
+            msg = (
+                f"on_login returned a {type(answer).__name__};"
+                " let it return None or a starlette.responses.Response."
+            )
+            raise TypeError(msg)
     browser_id, replaced = await _browser(core, cookie.presented, live.did, add=attempt.add)
     login = BrowserLogin(
         id=browser_id or secrets.token_urlsafe(16),

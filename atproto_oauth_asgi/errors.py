@@ -137,7 +137,7 @@ class BadAnswer(FetchError):
 # --- Identity and discovery ------------------------------------------------------------------
 
 
-class ResolutionError(ATProtoOAuthError):
+class ResolutionError(RequestError):
     """Reports that an account or its servers could not be found."""
 
     code = "resolution_failed"
@@ -221,7 +221,7 @@ class NotOAuthCapable(ResolutionError):
 # --- Login ----------------------------------------------------------------------------------
 
 
-class LoginError(ATProtoOAuthError):
+class LoginError(RequestError):
     """Reports why a login did not end in a session."""
 
     code = "login_failed"
@@ -326,9 +326,9 @@ class LoginRefused(LoginError):
     sentence = "This site did not accept the sign-in."
 
     def __init__(self, sentence: str | None = None) -> None:
-        super().__init__(sentence)
         if sentence:
             self.sentence = sentence
+        super().__init__(sentence)
 
 
 # --- At the edge ----------------------------------------------------------------------------
@@ -419,6 +419,15 @@ class XRPCError(RequestError):
         self.http_status = http_status
         self.error = error
         self.server_message = server_message
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # What is raised in a pool of processes is pickled, by default without keywords.
+        words = (self.http_status, self.error, self.server_message)
+        return _xrpc_error, words, self.__dict__
+
+
+def _xrpc_error(http_status: int, error: str, server_message: str) -> XRPCError:
+    return XRPCError(http_status=http_status, error=error, server_message=server_message)
 
 
 # --- Stores and keys ------------------------------------------------------------------------

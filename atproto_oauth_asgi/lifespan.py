@@ -53,7 +53,9 @@ class Lifespan:
         try:
             await self._app(scope, replayed, watched)
         except Exception:
-            if self._answered:
+            if self._answered or not startup:
+                # It began to start and could not, which is the server's to judge.
+                await self._leave()
                 raise
             # It does not speak lifespan, as the specification allows: answer in its place.
         finally:

@@ -8,7 +8,6 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from atproto_oauth_asgi.access import Place, attach, error_response, route_path
-from atproto_oauth_asgi.cross_site import may_attach
 from atproto_oauth_asgi.errors import ATProtoOAuthError, ConfigurationError, StoreUnavailable
 from atproto_oauth_asgi.lifespan import Lifespan
 from atproto_oauth_asgi.oauth import ATProtoOAuth
@@ -72,7 +71,7 @@ class ATProtoOAuthMiddleware:
         oauth = self.oauth
         headers: dict[bytes, bytes] = dict(scope["headers"])
         method: str | None = scope.get("method")
-        if not oauth.cross_site_sessions and not may_attach(headers, method, oauth.settings):
+        if not oauth.trusts(headers, method):
             oauth.core.events.info("session.withheld", method=method or "WEBSOCKET")
             return None
         fresh = method not in _READS or headers.get(b"sec-fetch-mode") == b"navigate"
@@ -103,7 +102,7 @@ class ATProtoOAuthMiddleware:
             if message["type"] == "http.response.start":
                 started = True
                 if place.read:
-                    _private(message)
+                    message = _private(message)
             await send(message)
 
         try:
@@ -144,10 +143,13 @@ class ATProtoOAuthMiddleware:
             await runtime.depart(before)
 
 
-def _private(message: Message) -> None:
+def _private(message: Message) -> Message:
     """Keep caches from giving one person's page to another (RFC 9111 §4.1)."""
-    headers: list[tuple[bytes, bytes]] = list(message.get("headers", []))
-    headers.append((b"vary", b"Cookie"))
+    given: list[tuple[bytes, bytes]] = list(message.get("headers", []))
+    # One line: middleware of older Starlettes looks at the first only.
+    vary = [value for name, value in given if name.lower() == b"vary"]
+    headers = [one for one in given if one[0].lower() != b"vary"]
+    headers.append((b"vary", b", ".join([*vary, b"Cookie"])))
     if not any(name.lower() == b"cache-control" for name, _ in headers):
         headers.append((b"cache-control", b"private, no-store"))
-    message["headers"] = headers
+    return {**message, "headers": headers}

@@ -16,6 +16,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from atproto_oauth_asgi import embedded
+from atproto_oauth_asgi.access import note_read, prepare
 from atproto_oauth_asgi.cookies import Cookies, new_secret
 from atproto_oauth_asgi.core import Core, OnLogin
 from atproto_oauth_asgi.cross_site import may_attach
@@ -24,7 +25,12 @@ from atproto_oauth_asgi.environment import (
     SettingsOverrides,
     read_environment,
 )
-from atproto_oauth_asgi.errors import ATProtoOAuthError, CrossSiteRefused, NoSession
+from atproto_oauth_asgi.errors import (
+    ATProtoOAuthError,
+    CrossSiteRefused,
+    NoSession,
+    RequestError,
+)
 from atproto_oauth_asgi.footing import Footing
 from atproto_oauth_asgi.handles import HandleResolver
 from atproto_oauth_asgi.instrumentation import Events, OnEvent
@@ -217,7 +223,26 @@ class ATProtoOAuth:
                 self._footings.remove(footing)
                 self._footing = self._footings[-1]
 
+    @asynccontextmanager
+    async def _attended(self) -> AsyncGenerator[Runtime, None]:
+        """Keep what this event loop owns open, where nobody owns the loop, until the block ends."""
+        runtime = self.runtime()
+        before = runtime.arrive()
+        try:
+            yield await self.open()
+        finally:
+            await runtime.depart(before)
+
     # --- Login -------------------------------------------------------------------------------
+
+    def trusts(self, headers: dict[bytes, bytes], method: str | None) -> bool:
+        """Say whether a request may use the browser's session, by the page that it comes from.
+
+        Args:
+            headers: The request's headers, names in lower case.
+            method: What it is judged as; None for a WebSocket.
+        """
+        return self.cross_site_sessions or may_attach(headers, method, self.settings)
 
     def login_url(
         self,
@@ -278,11 +303,13 @@ class ATProtoOAuth:
         )
         try:
             await self._limit_logins(conn, identifier)
-            runtime = await self.open()
-            nonces = runtime.sessions.nonces
-            url = await begin_login(self.core, runtime.net, nonces, wanted, browser_secret=secret)
+            async with self._attended() as runtime:
+                net, nonces = runtime.net, runtime.sessions.nonces
+                url = await begin_login(self.core, net, nonces, wanted, browser_secret=secret)
         except ATProtoOAuthError as exc:
             self.core.events.warning("login.failed", error=exc.code, why=str(exc))
+            if isinstance(exc, RequestError):
+                prepare(exc, conn)
             raise
         response = RedirectResponse(url, status_code=303, headers={"cache-control": "no-store"})
         response.headers.append("set-cookie", self.cookies.set_login(secret))
@@ -306,13 +333,17 @@ class ATProtoOAuth:
     async def sessions(self, conn: HTTPConnection) -> list[Account]:
         """Return the accounts signed in, in this browser, newest login first.
 
+        None where the request comes from another site and carries no session either.
+
         Raises:
             StoreUnavailable: nobody can say.
         """
+        note_read(conn)
         cookie = self.cookies.read_session(conn.scope["headers"])
-        if cookie is None:
+        if cookie is None or not self.trusts(dict(conn.scope["headers"]), conn.scope.get("method")):
             return []
-        return await (await self.open()).sessions.accounts(cookie)
+        async with self._attended() as runtime:
+            return await runtime.sessions.accounts(cookie)
 
     async def switch(self, conn: HTTPConnection, did: str) -> None:
         """Make another of this browser's accounts the active one, from the next request on.
@@ -322,12 +353,16 @@ class ATProtoOAuth:
             NoSession: the account is not signed in here, or needs a new login.
             StoreUnavailable: it could not be written.
         """
-        headers: dict[bytes, bytes] = dict(conn.scope["headers"])
-        method: str | None = conn.scope.get("method")
-        if not self.cross_site_sessions and not may_attach(headers, method, self.settings):
+        note_read(conn)
+        # A method that is safe elsewhere is not here.
+        if not self.trusts(
+            dict(conn.scope["headers"]), "POST" if conn.scope["type"] == "http" else None
+        ):
             raise CrossSiteRefused("Accounts can be switched from this site's own pages only.")
-        runtime = await self.open()
-        cookie = self.cookies.read_session(conn.scope["headers"])
+        async with self._attended() as runtime:
+            await self._switch(runtime, self.cookies.read_session(conn.scope["headers"]), did)
+
+    async def _switch(self, runtime: Runtime, cookie: str | None, did: str) -> None:
         accounts = await runtime.sessions.accounts(cookie) if cookie is not None else []
         chosen = next((one for one in accounts if one.did == did and one.reason is None), None)
         loaded = await self.core.store.load(cookie_hash(cookie)) if cookie is not None else None

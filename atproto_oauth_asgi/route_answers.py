@@ -2,15 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import cast
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.types import Message, Receive, Scope, Send
 
 from atproto_oauth_asgi.access import error_headers
 from atproto_oauth_asgi.errors import ATProtoOAuthError
 from atproto_oauth_asgi.pages import interstitial_page
+
+
+class Amended(Response):
+    """Is another response with headers set that it must have; that one is left as it is.
+
+    An app may give the same response to many people, each of whom gets a cookie of their own.
+    """
+
+    def __init__(self, response: Response, headers: Mapping[str, str]) -> None:
+        super().__init__(status_code=response.status_code)
+        self._response = response
+        self._set = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+        self._replaced = {name for name, _ in self._set} - {b"set-cookie"}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it (ASGI 3)."""
+
+        async def amended(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                given: Iterable[tuple[bytes, bytes]] = message.get("headers", ())
+                kept = [one for one in given if one[0].lower() not in self._replaced]
+                message = {**message, "headers": [*kept, *self._set]}
+            await send(message)
+
+        await self._response(scope, receive, amended)
 
 
 def wants_page(request: Request) -> bool:

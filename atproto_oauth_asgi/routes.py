@@ -25,7 +25,7 @@ from atproto_oauth_asgi.metadata import METADATA_PATH
 from atproto_oauth_asgi.next_url import safe_next
 from atproto_oauth_asgi.pages import login_page, message_page
 from atproto_oauth_asgi.request_fields import read_fields
-from atproto_oauth_asgi.route_answers import as_asked, as_raised, json_error, wants_page
+from atproto_oauth_asgi.route_answers import Amended, as_asked, as_raised, json_error, wants_page
 from atproto_oauth_asgi.sessions import cookie_hash
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 #: Marks a login page that was redirected to BASE_URL's host once.
 _MOVED = "moved"
 _PUBLIC = {"cache-control": "public, max-age=600", "access-control-allow-origin": "*"}
+# A callback's address holds code and state: no other site may learn it, no cache may keep it.
+_CALLBACK = {"referrer-policy": "no-referrer", "cache-control": "no-store"}
 _PRIVATE = {"cache-control": "private, no-store", "vary": "Cookie"}
 
 
@@ -152,14 +154,10 @@ class Routes:
             response = as_raised(exc)
         else:
             response = finished.response or RedirectResponse(finished.next, status_code=303)
-            response.headers.append(
-                "set-cookie",
-                cookies.set_session(finished.cookie, max_age=self._settings.session_max_age),
-            )
-        # The address holds code and state: no other site may learn it, no cache may keep it.
-        response.headers["referrer-policy"] = "no-referrer"
-        response.headers["cache-control"] = "no-store"
-        return response
+            max_age = self._settings.session_max_age
+            cookie = cookies.set_session(finished.cookie, max_age=max_age)
+            return Amended(response, {**_CALLBACK, "set-cookie": cookie})
+        return Amended(response, _CALLBACK)
 
     def _ended(self, failed: CallbackFailed) -> Response:
         error, again = failed.error, {"next": failed.next, "identifier": failed.identifier}

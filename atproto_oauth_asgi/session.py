@@ -14,6 +14,7 @@ import httpx
 from atproto_oauth_asgi.errors import (
     AddressRefused,
     BadAnswer,
+    ConfigurationError,
     RequestError,
     Unreachable,
     XRPCError,
@@ -160,6 +161,12 @@ class OAuthSession:
 
         Arguments and errors are those of `request`.
         """
+        if self._client.is_closed:
+            msg = (
+                "This session's connections were closed with the lifespan or job that it is from;"
+                " take a session of your own from ATProtoOAuth.session_for."
+            )
+            raise ConfigurationError(msg)
         request = self._client.build_request(
             method,
             self._url(path),

@@ -79,6 +79,7 @@ class SessionAuth(httpx.Auth):
     ) -> AsyncGenerator[httpx.Request, httpx.Response]:
         """Authenticate one request, and send it again where that helps."""
         live = self._live
+        self._upkeep.check_loop()
         self._check(request)
         replayable = isinstance(request.stream, httpx.ByteStream)
         steps = [(request, replayable)]

@@ -6,7 +6,12 @@ import asyncio
 import contextlib
 from time import monotonic
 
-from atproto_oauth_asgi.errors import RefreshFailed, SealBroken, StoreUnavailable
+from atproto_oauth_asgi.errors import (
+    ConfigurationError,
+    RefreshFailed,
+    SealBroken,
+    StoreUnavailable,
+)
 from atproto_oauth_asgi.live import Flight, LiveSession
 from atproto_oauth_asgi.refresh import Refresher
 from atproto_oauth_asgi.refresh_timing import RefreshTiming
@@ -25,6 +30,21 @@ class Upkeep:
         self._refresher = refresher
         self._store = store
         self._timing = timing
+        self._loop = asyncio.get_running_loop()
+
+    def check_loop(self) -> None:
+        """Refuse the calls of another event loop: connections and locks are of this one.
+
+        Raises:
+            ConfigurationError: it is another.
+        """
+        if asyncio.get_running_loop() is not self._loop:
+            msg = (
+                "This session belongs to another event loop. From a sync function call it with"
+                " anyio.from_thread.run(session.query, …); a loop of your own takes its session"
+                " from ATProtoOAuth.session_for."
+            )
+            raise ConfigurationError(msg)
 
     def begin(self, live: LiveSession) -> Flight | None:
         """Start a refresh if one is due and allowed; return the one under way, if any."""

@@ -78,7 +78,7 @@ async def test_a_redirect_to_something_else_than_https_is_refused(location: str)
     plain = redirecting({})
     policy = NetPolicy(apps={ORIGIN: redirecting({"/": location}), "http://a.example.com": plain})
     async with opened(policy) as net:
-        with pytest.raises(BadAnswer, match="https|no address"):
+        with pytest.raises(BadAnswer, match=r"https|no address"):
             await net.get_text(f"{ORIGIN}/")
 
 

@@ -64,6 +64,7 @@ async def test_silent_names_of_strangers_keep_nobody_from_a_server_that_was_foun
     await resolver.aclose()
 
 
+@pytest.mark.spec("P6")
 async def test_names_that_nobody_waits_for_any_more_are_not_looked_up(system: System) -> None:
     resolver = Resolver(NetPolicy())
     names = [f"silent{number}.example" for number in range(200)]

@@ -138,6 +138,28 @@ async def test_an_app_that_does_not_speak_lifespan_is_answered_for(how: str) -> 
     assert oauth.running() is None
 
 
+async def test_an_app_that_fails_while_it_starts_is_not_taken_for_one_without_lifespan() -> None:
+    async def app(_: Scope, receive: Receive, __: Send) -> None:
+        await receive()
+        raise ZeroDivisionError
+
+    async def receive() -> Message:
+        return {"type": "lifespan.startup"}
+
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    oauth = new_oauth(Network())
+    scope: Scope = {"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}
+    # Servers judge it as they judge the app alone: some go on, others stop with the traceback.
+    with pytest.raises(ZeroDivisionError):
+        await ATProtoOAuthMiddleware(app, oauth=oauth)(scope, receive, send)
+    assert not sent
+    assert oauth.running() is None
+
+
 async def test_an_app_that_fails_to_start_leaves_nothing_open() -> None:
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncGenerator[None]:

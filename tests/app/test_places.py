@@ -170,6 +170,22 @@ async def test_a_path_that_only_looks_like_the_base_is_not_taken_off_twice(path:
         assert fell_through.json() == {"path": f"/birds{path}x"}
 
 
+@pytest.mark.parametrize("path", ["/birds", "/birds/3", "/birdsong", "/", "/x"])
+async def test_a_page_whose_path_begins_like_the_base_is_come_back_to(path: str) -> None:
+    network = Network()
+    oauth = new_oauth(network, f"{ORIGIN}/birds")
+    inner = ATProtoOAuthMiddleware(Starlette(routes=[Route("/{path:path}", private)]), oauth=oauth)
+
+    async def proxied(scope: Scope, receive: Receive, send: Send) -> None:
+        whole = {"path": f"/birds{scope['path']}", "root_path": "/birds"}
+        await inner({**scope, **whole}, receive, send)
+
+    async with oauth, placed(proxied, network) as browser:
+        answer = await browser.get(path, headers=PAGE)
+        (target,) = parse_qs(urlsplit(answer.headers["location"]).query)["next"]
+        assert target == f"/birds{path}"
+
+
 async def test_the_address_to_come_back_to_survives_odd_characters() -> None:
     network = Network()
     oauth = new_oauth(network, ORIGIN)
