@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from time import monotonic
 
 import httpcore
 
-_endings: set[asyncio.Task[None]] = set()
+#: Seconds after which a connection that no request has begun on was made for nobody.
+BEGINS_WITHIN = 5.0
 
 
 class Pool(httpcore.AsyncConnectionPool):
@@ -22,26 +24,42 @@ class Pool(httpcore.AsyncConnectionPool):
         """Make a connection that closes when a request on it fails in whatever way."""
         return _Connection(super().create_connection(origin))
 
+    async def aclose(self) -> None:
+        """Close all connections, and wait for those that are closing already."""
+        await super().aclose()
+        loop = asyncio.get_running_loop()
+        if ours := {one for one in _endings if one.get_loop() is loop}:
+            await asyncio.wait(ours)
+
 
 class _Connection(httpcore.AsyncConnectionInterface):
     def __init__(self, inner: httpcore.AsyncConnectionInterface) -> None:
         self._inner = inner
+        self._made = monotonic()
+        self._begun = False
+        self._gone = False
 
     def __repr__(self) -> str:
         return repr(self._inner)
 
     async def handle_async_request(self, request: httpcore.Request) -> httpcore.Response:
+        if self._gone:
+            # The pool makes another one.
+            raise httpcore.ConnectionNotAvailable
+        self._begun = True
         try:
             return await self._inner.handle_async_request(request)
         except httpcore.ConnectionNotAvailable:
             # Somebody else's request is on it.
             raise
         except BaseException:
-            await to_its_end(self._inner.aclose())
+            await self.aclose()
             raise
 
     async def aclose(self) -> None:
-        await to_its_end(self._inner.aclose())
+        # Nothing is waited for, so nothing can be cancelled half-way.
+        self._gone = True
+        _begin(self._inner.aclose())
 
     def info(self) -> str:
         return self._inner.info()
@@ -50,21 +68,36 @@ class _Connection(httpcore.AsyncConnectionInterface):
         return self._inner.can_handle_request(origin)
 
     def is_available(self) -> bool:
-        return self._inner.is_available()
+        return not self._gone and self._inner.is_available()
 
     def has_expired(self) -> bool:
-        return self._inner.has_expired()
+        made_for_nobody = not self._begun and monotonic() > self._made + BEGINS_WITHIN
+        return made_for_nobody or self._inner.has_expired()
 
     def is_idle(self) -> bool:
         return self._inner.is_idle()
 
     def is_closed(self) -> bool:
-        return self._inner.is_closed()
+        return self._gone or self._inner.is_closed()
+
+
+_endings: set[asyncio.Task[None]] = set()
 
 
 async def to_its_end(work: Coroutine[object, object, None]) -> None:
     """Wait for clearing up that goes on even if who waits is cancelled."""
+    await asyncio.shield(_begin(work))
+
+
+def _begin(work: Coroutine[object, object, None]) -> asyncio.Task[None]:
     task = asyncio.ensure_future(work)
     _endings.add(task)
-    task.add_done_callback(_endings.discard)
-    await asyncio.shield(task)
+    task.add_done_callback(_ended)
+    return task
+
+
+def _ended(task: asyncio.Task[None]) -> None:
+    _endings.discard(task)
+    if not task.cancelled():
+        # What went wrong while it was closed is over with it.
+        task.exception()

@@ -231,7 +231,11 @@ class ATProtoOAuth:
         try:
             yield await self.open()
         finally:
-            await runtime.depart(before)
+            if runtime.attending > 1:
+                # Whoever else is there sees to what is left, after the answer.
+                runtime.attending -= 1
+            else:
+                await runtime.depart(before)
 
     # --- Login -------------------------------------------------------------------------------
 
@@ -355,12 +359,16 @@ class ATProtoOAuth:
         """
         note_read(conn)
         # A method that is safe elsewhere is not here.
-        if not self.trusts(
-            dict(conn.scope["headers"]), "POST" if conn.scope["type"] == "http" else None
-        ):
-            raise CrossSiteRefused("Accounts can be switched from this site's own pages only.")
-        async with self._attended() as runtime:
-            await self._switch(runtime, self.cookies.read_session(conn.scope["headers"]), did)
+        method = "POST" if conn.scope["type"] == "http" else None
+        cookie = self.cookies.read_session(conn.scope["headers"])
+        try:
+            if not self.trusts(dict(conn.scope["headers"]), method):
+                raise CrossSiteRefused("Accounts can be switched from this site's own pages only.")
+            async with self._attended() as runtime:
+                await self._switch(runtime, cookie, did)
+        except RequestError as exc:
+            prepare(exc, conn)
+            raise
 
     async def _switch(self, runtime: Runtime, cookie: str | None, did: str) -> None:
         accounts = await runtime.sessions.accounts(cookie) if cookie is not None else []

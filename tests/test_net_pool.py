@@ -5,12 +5,17 @@ from __future__ import annotations
 
 import asyncio
 import random
+from contextlib import AsyncExitStack
 
+import httpcore
 import httpx
 import pytest
 
-from atproto_oauth_asgi import net
+from atproto_oauth_asgi import net, net_pool
+from atproto_oauth_asgi.net import Net, NetPolicy
+from atproto_oauth_asgi.net_pool import Pool
 from atproto_oauth_asgi.net_transport import GuardedTransport
+from tests.net_names import Names
 from tests.net_server import JSON, opened, serving
 
 pytestmark = [pytest.mark.anyio, pytest.mark.spec("P6")]
@@ -32,7 +37,7 @@ async def is_empty(client: httpx.AsyncClient) -> None:
     """Wait until nothing of the transport is in use."""
     transport = client._transport
     assert isinstance(transport, GuardedTransport)
-    pool = transport._direct
+    pool = transport._direct or transport._proxied
     assert pool is not None
     async with asyncio.timeout(5):
         while pool._requests or any(not one.is_idle() for one in pool.connections):  # noqa: ASYNC110
@@ -66,6 +71,59 @@ async def test_a_place_is_free_again_in_whatever_moment_a_request_is_cancelled(
             await asyncio.wait({asyncio.create_task(call(way.client, f"{server.url}/"))})
         await is_empty(way.client)
         assert (await way.client.get(f"{server.url}/")).status_code == 200
+
+
+async def swept(way: Net, url: str, rounds: int) -> None:
+    """Cancel a request after so many rounds of the loop; its place has to be free again."""
+    task = asyncio.create_task(way.client.get(url))
+    for _ in range(rounds):
+        await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.mark.parametrize("expired", [0, 1, 5])
+async def test_connections_that_expired_cost_no_place(
+    expired: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(net, "_IDLE_SECONDS", 0.01)
+    async with serving() as server, opened() as way, AsyncExitStack() as stack:
+        others = [await stack.enter_async_context(serving()) for _ in range(expired)]
+        for rounds in range(30):
+            await asyncio.gather(*(way.client.get(f"{other.url}/") for other in others))
+            await asyncio.sleep(0.02)
+            await swept(way, f"{server.url}/", rounds)
+            assert (await way.client.get(f"{server.url}/")).status_code == 200
+            await is_empty(way.client)
+
+
+async def test_a_tunnel_that_is_not_dug_costs_no_place() -> None:
+    async def silent(writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        await writer.drain()
+        await asyncio.Event().wait()
+
+    async with serving(silent) as proxy:
+        policy = NetPolicy(egress_proxy=proxy.url, resolve_host=Names([]))
+        async with opened(policy) as way:
+            for rounds in range(40):
+                await swept(way, "https://pds.example.com/", rounds)
+            await is_empty(way.client)
+
+
+async def test_a_connection_that_nobody_begins_on_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = Pool()
+    made = pool.create_connection(httpcore.Origin(b"https", b"pds.example", 443))
+    assert not made.has_expired()
+    monkeypatch.setattr(net_pool, "BEGINS_WITHIN", -1.0)
+    assert made.has_expired()
+    await made.aclose()
+    assert made.is_closed()
+    assert not made.is_available()
+    # Who was on the way to it is given another.
+    with pytest.raises(httpcore.ConnectionNotAvailable):
+        await made.handle_async_request(httpcore.Request("GET", "https://pds.example/"))
+    await pool.aclose()
 
 
 async def test_deadlines_of_any_length_cost_no_place() -> None:

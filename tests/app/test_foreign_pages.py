@@ -103,6 +103,26 @@ async def test_foreign_pages_see_no_accounts(site: str) -> None:
         assert (await here.browser.post("/look", headers=own)).json() == somebody
 
 
+async def test_a_websocket_that_switches_in_vain_is_closed() -> None:
+    async def switches(websocket: WebSocket) -> None:
+        await websocket.accept()
+        await oauth_of(websocket).switch(websocket, "did:plc:nobody")
+
+    app = make_app()
+    app.router.routes.append(WebSocketRoute("/socket", switches))
+    async with world(app=app) as here:
+        app.state.oauth = here.oauth
+        await here.login()
+        async with socket(here, "/socket") as browser:
+            assert (await browser.next())["type"] == "websocket.accept"
+            end = await browser.next()
+            assert (end["type"], end["code"], end["reason"]) == (
+                "websocket.close",
+                1008,
+                "no_session",
+            )
+
+
 @pytest.mark.spec("Q3")
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
 @pytest.mark.parametrize("site", ["cross-site", "same-site"])

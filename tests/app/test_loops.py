@@ -83,6 +83,32 @@ async def test_a_login_that_an_apps_own_page_begins_outlasts_a_job_without_lifes
         await here.oauth.runtime().aclose()
 
 
+async def test_a_login_waits_for_nobody_elses_work_without_lifespan() -> None:
+    returned = asyncio.Event()
+
+    async def begin(request: Request) -> Response:
+        response = await here.oauth.authorize_redirect(request, "bob.test")
+        returned.set()
+        return response
+
+    app = Starlette(routes=[Route("/begin", begin)])
+    async with world(app=app, owned=False) as here:
+        await here.login()
+        async with here.network.hold("/.well-known/oauth-protected-resource") as asked:
+            begun = asyncio.create_task(here.browser.get("/begin"))
+            await asked.arrived()
+            work = asyncio.Event()
+            here.oauth.runtime().tasks.start(work.wait(), name="somebody's")
+            asked.release()
+            async with asyncio.timeout(5):
+                await returned.wait()
+            # Only after the answer is it seen to, for nobody else may be there.
+            assert not begun.done()
+            work.set()
+            assert (await begun).status_code == 303
+        await here.oauth.runtime().aclose()
+
+
 async def test_a_session_of_a_request_can_be_used_on_its_loop_only() -> None:
     def view(request: Request) -> Response:
         return JSONResponse(asyncio.run(session_from(request).query(METHOD)))
