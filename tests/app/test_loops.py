@@ -94,7 +94,7 @@ async def test_a_login_waits_for_nobody_elses_work_without_lifespan() -> None:
     app = Starlette(routes=[Route("/begin", begin)])
     async with world(app=app, owned=False) as here:
         await here.login()
-        async with here.network.hold("/.well-known/oauth-protected-resource") as asked:
+        async with here.network.hold("/oauth/par") as asked:
             begun = asyncio.create_task(here.browser.get("/begin"))
             await asked.arrived()
             work = asyncio.Event()
