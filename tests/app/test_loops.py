@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import anyio.from_thread
 import anyio.to_thread
@@ -17,7 +18,7 @@ from atproto_oauth_asgi import OAuthSession, session_from
 from atproto_oauth_asgi.errors import ConfigurationError
 from atproto_oauth_asgi.testing import Network
 from tests.app.faulty_store import FaultyStore
-from tests.app.world import PAGE, world
+from tests.app.world import PAGE, QUICK, world
 
 pytestmark = pytest.mark.anyio
 
@@ -92,7 +93,8 @@ async def test_a_login_waits_for_nobody_elses_work_without_lifespan() -> None:
         return response
 
     app = Starlette(routes=[Route("/begin", begin)])
-    async with world(app=app, owned=False) as here:
+    timing = replace(QUICK, marked_lease=30.0)
+    async with world(app=app, owned=False, timing=timing) as here:
         await here.login()
         async with here.network.hold("/oauth/par") as asked:
             begun = asyncio.create_task(here.browser.get("/begin"))
