@@ -212,7 +212,7 @@ def _pair(member: object, which: str) -> _Pair:
     if not isinstance(operations, list) or "sign" not in operations:
         refuse('may not sign, by its "key_ops"; add "sign" or remove the member')
     kid = jwk.get("kid")
-    if not isinstance(kid, str) or not kid or len(kid) > _MAX_KID or not kid.isprintable():
+    if not isinstance(kid, str) or not kid.isprintable() or not 0 < len(kid.encode()) <= _MAX_KID:
         refuse('has no "kid"; give it one that no other key ever had, such as its thumbprint')
     if "d" not in jwk:
         refuse(

@@ -199,6 +199,7 @@ WRONG: dict[str, tuple[Callable[[], list[JWK]], str]] = {
     "kid no text": (lambda: [new_jwk(kid=7)], "kid"),
     "kid two lines": (lambda: [new_jwk(kid="a\nb")], "kid"),
     "kid twice": (lambda: [new_jwk(kid="a"), new_jwk(kid="a")], "twice"),
+    "kid too long": (lambda: [new_jwk(kid="\xe9" * 129)], "kid"),
     "key twice": (lambda: [jwk := new_jwk(kid="a"), {**jwk, "kid": "b"}], "second time"),
 }
 

@@ -19,7 +19,18 @@ _AWAITABLE = {"postgresql": "psycopg", "mysql": "asyncmy", "mariadb": "asyncmy"}
 
 
 def given_engines(engine: AsyncEngine) -> Engines:
-    """Use an engine of the app's as it is; it is never disposed."""
+    """Use an engine of the app's as it is; it is never disposed.
+
+    Raises:
+        ConfigurationError: it has no transactions.
+    """
+    given: object = getattr(engine.dialect, "_on_connect_isolation_level", None)
+    level = engine.sync_engine.get_execution_options().get("isolation_level", given)
+    if level == "AUTOCOMMIT":
+        raise ConfigurationError(
+            "The engine is in AUTOCOMMIT mode, so what belongs together would not be written"
+            " together; give the store one with transactions."
+        )
     alone = engine.execution_options(isolation_level="AUTOCOMMIT")
     if engine.dialect.name != "sqlite":
         return Engines(reader=alone, single=alone, writer=engine)

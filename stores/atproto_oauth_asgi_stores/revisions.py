@@ -34,7 +34,9 @@ async def revisions_in(connection: AsyncConnection, schema: str | None) -> Seque
     ours = version_table(VERSION_TABLE, schema)
     try:
         found = (await connection.execute(sa.select(ours.c.version_num, read_only()))).all()
-    except (OperationalError, ProgrammingError):
+    except (OperationalError, ProgrammingError) as exc:
+        if exc.connection_invalidated:
+            raise
         # Either there is no such table, or this raises as well.
         if await connection.run_sync(lambda c: sa.inspect(c).has_table(VERSION_TABLE, schema)):
             raise

@@ -30,6 +30,8 @@ _ARGUMENTS: Mapping[str, Mapping[str, object]] = {
         "keepalives_interval": 5,
         "keepalives_count": 3,
         "tcp_user_timeout": STATEMENT_TIMEOUT * 1000,
+        # Statements that a connection prepared are unknown on the next one that a pooler gives.
+        "prepare_threshold": None,
     },
     "asyncpg": {"timeout": CONNECT_TIMEOUT},
     "asyncmy": {"connect_timeout": CONNECT_TIMEOUT},

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -71,6 +72,25 @@ async def test_a_pool_that_works_is_used_and_nothing_else(
 
     assert await _commit(far_store)
     assert proxy.connections == before
+
+
+async def test_dead_connections_spoil_no_check(far_store: SQLStore, proxy: Proxy) -> None:
+    await far_store.check()
+    proxy.cut()
+    await far_store.check()
+
+
+@pytest.mark.parametrize("place", ["psycopg"], indirect=True)
+async def test_nothing_is_prepared_on_a_connection_that_a_pooler_may_exchange(
+    store: SQLStore,
+) -> None:
+    for _ in range(20):
+        await store.load_session("nobody")
+        await store.touch(None, "nobody")
+    engines = await store.engines()
+    async with engines.reader.connect() as connection:
+        prepared = await connection.scalar(sa.text("SELECT count(*) FROM pg_prepared_statements"))
+    assert prepared == 0
 
 
 async def test_dead_connections_delay_no_commit(

@@ -244,6 +244,22 @@ async def test_a_given_engine_in_memory_is_refused() -> None:
     await engine.dispose()
 
 
+@pytest.mark.parametrize("how", ["engine", "options"])
+async def test_a_given_engine_without_transactions_is_refused(path: Path, how: str) -> None:
+    url = f"sqlite+aiosqlite:///{path}"
+    if how == "engine":
+        engine = create_async_engine(url, isolation_level="AUTOCOMMIT")
+    else:
+        engine = create_async_engine(url).execution_options(isolation_level="AUTOCOMMIT")
+    with pytest.raises(ConfigurationError, match="AUTOCOMMIT"):
+        SQLStore(engine)
+    await engine.dispose()
+    # One that has them is welcome, whichever.
+    strict = create_async_engine(url, isolation_level="SERIALIZABLE")
+    await SQLStore(strict).check()
+    await strict.dispose()
+
+
 # --- Connections ---
 
 
