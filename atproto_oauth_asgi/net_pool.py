@@ -37,6 +37,8 @@ class _Connection(httpcore.AsyncConnectionInterface):
         self._inner = inner
         self._made = monotonic()
         self._begun = False
+        # A request has come, and the connection below may still call itself idle.
+        self._entering = False
         self._gone = False
 
     def __repr__(self) -> str:
@@ -46,7 +48,9 @@ class _Connection(httpcore.AsyncConnectionInterface):
         if self._gone:
             # The pool makes another one.
             raise httpcore.ConnectionNotAvailable
-        self._begun = True
+        if self._entering:
+            raise httpcore.ConnectionNotAvailable
+        self._begun = self._entering = True
         try:
             return await self._inner.handle_async_request(request)
         except httpcore.ConnectionNotAvailable:
@@ -55,6 +59,8 @@ class _Connection(httpcore.AsyncConnectionInterface):
         except BaseException:
             await self.aclose()
             raise
+        finally:
+            self._entering = False
 
     async def aclose(self) -> None:
         # Nothing is waited for, so nothing can be cancelled half-way.
@@ -68,14 +74,14 @@ class _Connection(httpcore.AsyncConnectionInterface):
         return self._inner.can_handle_request(origin)
 
     def is_available(self) -> bool:
-        return not self._gone and self._inner.is_available()
+        return not (self._gone or self._entering) and self._inner.is_available()
 
     def has_expired(self) -> bool:
         made_for_nobody = not self._begun and monotonic() > self._made + BEGINS_WITHIN
-        return made_for_nobody or self._inner.has_expired()
+        return made_for_nobody or (not self._entering and self._inner.has_expired())
 
     def is_idle(self) -> bool:
-        return self._inner.is_idle()
+        return not self._entering and self._inner.is_idle()
 
     def is_closed(self) -> bool:
         return self._gone or self._inner.is_closed()

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import random
 from contextlib import AsyncExitStack
+from typing import Any
 
 import httpcore
 import httpx
@@ -109,6 +110,45 @@ async def test_a_tunnel_that_is_not_dug_costs_no_place() -> None:
             for rounds in range(40):
                 await swept(way, "https://pds.example.com/", rounds)
             await is_empty(way.client)
+
+
+async def test_many_calls_at_once_close_no_connection_under_one_another() -> None:
+    async with serving() as server, opened() as way:
+        for _ in range(20):
+            calls = (way.client.get(f"{server.url}/") for _ in range(60))
+            answers = await asyncio.gather(*calls, return_exceptions=True)
+            assert {getattr(answer, "status_code", answer) for answer in answers} == {200}
+        await is_empty(way.client)
+
+
+async def test_a_connection_that_a_request_has_come_to_is_left_alone() -> None:
+    pool = Pool()
+    made = pool.create_connection(httpcore.Origin(b"https", b"pds.example", 443))
+    going_on = asyncio.Event()
+
+    async def handle(_: httpcore.Request) -> httpcore.Response:
+        await going_on.wait()
+        return httpcore.Response(200)
+
+    inner: Any = vars(made)["_inner"]
+    for name in ("is_idle", "has_expired", "is_available"):
+        setattr(inner, name, lambda: True)
+    inner.handle_async_request = handle
+    assert made.is_idle()
+    assert made.has_expired()
+    request = httpcore.Request("GET", "https://pds.example/")
+    first = asyncio.create_task(made.handle_async_request(request))
+    await asyncio.sleep(0)
+    # As the pool asks: one that says it is idle would be closed under the request.
+    assert not made.is_idle()
+    assert not made.has_expired()
+    assert not made.is_available()
+    with pytest.raises(httpcore.ConnectionNotAvailable):
+        await made.handle_async_request(request)
+    going_on.set()
+    assert (await first).status == 200
+    assert made.is_idle()
+    await pool.aclose()
 
 
 async def test_a_connection_that_nobody_begins_on_goes(monkeypatch: pytest.MonkeyPatch) -> None:
