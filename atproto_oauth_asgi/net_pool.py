@@ -28,8 +28,9 @@ class Pool(httpcore.AsyncConnectionPool):
         """Close all connections, and wait for those that are closing already."""
         await super().aclose()
         loop = asyncio.get_running_loop()
-        if ours := {one for one in _endings if one.get_loop() is loop}:
-            await asyncio.wait(ours)
+        # A copy, which other threads cannot change: their loops have theirs in it.
+        if ours := [one for one in list(_endings) if one.get_loop() is loop]:
+            await asyncio.wait(ours, timeout=5.0)
 
 
 class _Connection(httpcore.AsyncConnectionInterface):
@@ -45,10 +46,8 @@ class _Connection(httpcore.AsyncConnectionInterface):
         return repr(self._inner)
 
     async def handle_async_request(self, request: httpcore.Request) -> httpcore.Response:
-        if self._gone:
-            # The pool makes another one.
-            raise httpcore.ConnectionNotAvailable
-        if self._entering:
+        if self._gone or self._entering:
+            # The pool finds or makes another one.
             raise httpcore.ConnectionNotAvailable
         self._begun = self._entering = True
         try:
