@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import (
-    AsyncGenerator,
     Awaitable,
     Callable,
     Coroutine,
     Mapping,
     Sequence,
 )
-from contextlib import asynccontextmanager
 from typing import TypeVar
 
 import sqlalchemy as sa
@@ -21,9 +19,13 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from atproto_oauth_asgi.errors import StoreError
+from atproto_oauth_asgi_stores.connections import (
+    fresh_connection,
+    live_connection,
+    pooled_connection,
+)
 from atproto_oauth_asgi_stores.engines import given_engines, own_engines
 from atproto_oauth_asgi_stores.failures import driver_errors_translated, is_lost_race
-from atproto_oauth_asgi_stores.fresh_connection import fresh_connection
 from atproto_oauth_asgi_stores.loop_engines import LOCK_TIMEOUT, Engines, LoopEngines
 from atproto_oauth_asgi_stores.primary import refuse_read_only
 from atproto_oauth_asgi_stores.revisions import judge_revision, revisions_in
@@ -40,7 +42,6 @@ RACES = 5
 #: that such a write may take on a connection of its own.
 POOL_PATIENCE = 1.0
 FRESH_DEADLINE = 6.0
-_QUESTION: sa.Select[tuple[int]] = sa.select(sa.literal_column("1"))
 
 
 class Database:
@@ -102,14 +103,14 @@ class Database:
     async def _reading(self, read: Callable[[AsyncConnection], Awaitable[Result]]) -> Result:
         reader = (await self.engines()).reader
         try:
-            async with reader.connect() as connection:
+            async with pooled_connection(reader) as connection:
                 return await read(connection)
         except DBAPIError as exc:
             if not exc.connection_invalidated:
                 raise
         # The server went away, or somebody on the way to it, while this connection was idle; all
         # that are as old as it are forgotten now.
-        async with reader.connect() as connection:
+        async with pooled_connection(reader) as connection:
             return await read(connection)
 
     async def transact(
@@ -124,7 +125,7 @@ class Database:
 
         async def work() -> Result:
             engines = await self.engines()
-            async with engines.writer.begin() as connection:
+            async with pooled_connection(engines.writer) as connection, connection.begin():
                 return await write(connection)
 
         return await self._racing(work, races)
@@ -135,10 +136,10 @@ class Database:
         async def work() -> int:
             engines = await self.engines()
             if engines.single is None:
-                async with engines.writer.begin() as connection:
+                async with pooled_connection(engines.writer) as connection, connection.begin():
                     return await changed(connection, statement)
             # No begin, no commit, and no moment at which a stopped process holds a lock.
-            async with _alive(engines.single) as connection:
+            async with live_connection(engines.single) as connection:
                 return await changed(connection, statement)
 
         return await self._racing(work, races)
@@ -222,23 +223,6 @@ class Database:
         found = await self._whole(self._reading(ask))
         if self._check_schema:
             judge_revision(found)
-
-
-@asynccontextmanager
-async def _alive(engine: AsyncEngine) -> AsyncGenerator[AsyncConnection]:
-    """Connect, and ask something first: what is written into a dead connection is lost."""
-    connection = await engine.connect()
-    try:
-        try:
-            await connection.execute(_QUESTION)
-        except DBAPIError as exc:
-            if not exc.connection_invalidated:
-                raise
-            await connection.close()
-            connection = await engine.connect()
-        yield connection
-    finally:
-        await connection.close()
 
 
 async def changed(connection: AsyncConnection, statement: sa.Executable) -> int:

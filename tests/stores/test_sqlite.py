@@ -2,14 +2,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import json
-import os
 import sqlite3
-import subprocess
-import sys
-import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
@@ -23,24 +18,15 @@ from atproto_oauth_asgi.errors import (
     StoreUnavailable,
 )
 from atproto_oauth_asgi.testing.conformance_base import (
-    browser,
     cancelled_after,
     hashed,
     one_time,
-    refreshed,
     session,
 )
-from atproto_oauth_asgi_migrations import migrate_empty
 from atproto_oauth_asgi_stores import SQLStore, loop_engines
+from tests.stores.threads import threads_of_drivers, wait_until
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    path = tmp_path / "store.db"
-    asyncio.run(migrate_empty(f"sqlite:///{path}"))
-    return path
 
 
 @pytest.fixture
@@ -303,191 +289,3 @@ async def test_a_caller_with_a_deadline_does_not_wait_for_the_database(path: Pat
     await store.aclose()
     assert await store.consume(hashed("state"), kind="login") is not None
     await store.aclose()
-
-
-def test_event_loops_after_one_another_share_a_store(path: Path) -> None:
-    store = SQLStore(f"sqlite:///{path}")
-    for number in range(3):
-        asyncio.run(store.put(one_time(f"{number}")))
-
-    async def consume_all() -> list[bool]:
-        found = [await store.consume(hashed(f"{n}"), kind="login") for n in range(3)]
-        return [one is not None and one.first for one in found]
-
-    assert asyncio.run(consume_all()) == [True, True, True]
-    wait_until(lambda: threads_of_drivers() == 0)
-
-
-def test_a_loop_closed_without_shutdown_leaks_nothing(path: Path) -> None:
-    store = SQLStore(f"sqlite:///{path}")
-    for number in range(3):
-        loop = asyncio.new_event_loop()
-        loop.run_until_complete(store.put(one_time(f"{number}")))
-        loop.close()
-        assert threads_of_drivers() <= 2
-
-    async def close() -> None:
-        await store.check()
-        await store.aclose()
-
-    asyncio.run(close())
-    gc.collect()
-    wait_until(lambda: threads_of_drivers() == 0)
-
-
-def test_threads_with_loops_of_their_own_share_a_store(path: Path) -> None:
-    store = SQLStore(f"sqlite:///{path}")
-    asyncio.run(store.put(one_time()))
-    firsts: list[bool] = []
-
-    def worker() -> None:
-        async def consume() -> None:
-            found = await asyncio.gather(
-                *(store.consume(hashed("state"), kind="login") for _ in range(5))
-            )
-            firsts.extend(one is not None and one.first for one in found)
-
-        asyncio.run(consume())
-
-    threads = [threading.Thread(target=worker) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-
-    assert sorted(firsts) == [False] * 19 + [True]
-    wait_until(lambda: threads_of_drivers() == 0)
-
-
-def test_a_store_that_is_dropped_warns_of_nothing(path: Path) -> None:
-    async def use(run: Callable[[SQLStore], Coroutine[object, object, object]]) -> None:
-        await run(SQLStore(f"sqlite:///{path}"))
-        gc.collect()
-
-    asyncio.run(use(lambda store: store.check()))
-    gc.collect()
-    wait_until(lambda: threads_of_drivers() == 0)
-
-
-def test_a_loop_that_ends_in_the_middle_of_work_leaks_nothing(path: Path) -> None:
-    store = SQLStore(f"sqlite:///{path}")
-
-    async def leave(number: int) -> None:
-        tasks = [
-            asyncio.ensure_future(store.put(one_time(f"{number}"))),
-            asyncio.ensure_future(store.load(hashed("cookie"))),
-        ]
-        await asyncio.sleep(number * 0.0005)
-        assert len(tasks) == 2
-
-    for number in range(30):
-        asyncio.run(leave(number))
-        gc.collect()
-
-    wait_until(lambda: threads_of_drivers() == 0)
-
-
-def threads_of_drivers() -> int:
-    return sum("_connection_worker_thread" in thread.name for thread in threading.enumerate())
-
-
-def wait_until(ready: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 5
-    while not ready():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-# --- Processes ---
-
-WORKER = """
-import asyncio, json, sys
-from atproto_oauth_asgi.testing.conformance_base import hashed, refreshed
-from atproto_oauth_asgi_stores import SQLStore
-
-async def main():
-    store = SQLStore(sys.argv[1])
-    await store.open()
-    print("ready", flush=True)
-    sys.stdin.readline()
-    me = sys.argv[2]
-    consumed = await asyncio.gather(
-        *(store.consume(hashed("state"), kind="login") for _ in range(10)))
-    leased = await asyncio.gather(
-        *(store.acquire_refresh("session", version=1, owner=f"{me} {n}", lease_ms=60000)
-          for n in range(10)))
-    await store.aclose()
-    print(json.dumps([sum(one.first for one in consumed), sum(leased)]), flush=True)
-
-asyncio.run(main())
-"""
-
-
-def test_processes_share_a_file(path: Path) -> None:
-    async def prepare() -> None:
-        store = SQLStore(f"sqlite:///{path}")
-        await store.put(one_time())
-        await store.create_session(session(), browser=browser())
-
-    asyncio.run(prepare())
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-c", WORKER, f"sqlite:///{path}", str(number)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment(),
-        )
-        for number in range(3)
-    ]
-    for worker in workers:
-        assert worker.stdout is not None
-        assert worker.stdout.readline() == "ready\n"
-
-    for worker in workers:
-        assert worker.stdin is not None
-        worker.stdin.write("go\n")
-        worker.stdin.flush()
-    counts = [json.loads(worker.communicate(timeout=30)[0]) for worker in workers]
-
-    assert [sum(column) for column in zip(*counts, strict=True)] == [1, 1]
-
-
-KILLED = """
-import asyncio, os, signal, sys
-from atproto_oauth_asgi.testing.conformance_base import browser, session
-from atproto_oauth_asgi_stores import SQLStore
-
-async def main():
-    store = SQLStore(sys.argv[1])
-    await store.create_session(session("old"), browser=browser(cookie="before"))
-    async def half(connection):
-        await store._create(connection, session("new"), browser(cookie="after"), ["old"])
-        os.kill(os.getpid(), signal.SIGKILL)
-    await store.transact(half)
-
-asyncio.run(main())
-"""
-
-
-@pytest.fixture
-def killed_half_way(path: Path) -> None:
-    command = [sys.executable, "-c", KILLED, f"sqlite:///{path}"]
-    assert subprocess.run(command, check=False, env=environment()).returncode != 0
-
-
-async def test_a_killed_writer_leaves_all_or_nothing(killed_half_way: None, path: Path) -> None:
-    store = SQLStore(f"sqlite:///{path}")
-
-    assert await store.load(hashed("after")) is None
-    found = await store.load(hashed("before"))
-    assert found is not None
-    assert found.session is not None
-    assert (found.session.id, found.session.status) == ("old", "active")
-    assert await store.load_session("new") is None
-    await store.commit_refresh("old", version=1, owner="me", refreshed=refreshed())
-    await store.aclose()
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
