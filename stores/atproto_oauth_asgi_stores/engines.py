@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from sqlalchemy.engine import URL
+from sqlalchemy import event
+from sqlalchemy.engine import URL, Dialect
+from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError, InvalidRequestError, NoSuchModuleError
 from sqlalchemy.ext.asyncio import AsyncEngine
-from sqlalchemy.pool import StaticPool
+from sqlalchemy.pool import ConnectionPoolEntry, StaticPool
 
 from atproto_oauth_asgi.errors import ConfigurationError
 from atproto_oauth_asgi_stores.loop_engines import Engines
@@ -50,9 +52,13 @@ def own_engines(url: str | URL, *, schema: str | None = None) -> Engines:
     """
     parsed = parse_url(url, schema=schema)
     try:
-        return sqlite_engines(parsed) if is_sqlite(parsed) else server_engines(parsed)
+        engines = sqlite_engines(parsed) if is_sqlite(parsed) else server_engines(parsed)
+    except ValueError as exc:
+        raise _wrong_options(parsed) from exc
     except (ImportError, NoSuchModuleError, ArgumentError, InvalidRequestError, TypeError) as exc:
         raise _unusable(parsed) from exc
+    _tell_wrong_options(engines, parsed)
+    return engines
 
 
 def engines_to_migrate(url: str | URL, *, schema: str | None = None) -> Engines:
@@ -61,7 +67,35 @@ def engines_to_migrate(url: str | URL, *, schema: str | None = None) -> Engines:
     parsed = parse_url(url)
     if is_sqlite(parsed):
         return engines
-    return Engines(reader=engines.reader, writer=migration_engine(parsed))
+    patient = Engines(reader=engines.reader, writer=migration_engine(parsed))
+    _tell_wrong_options(patient, parsed)
+    return patient
+
+
+def _tell_wrong_options(engines: Engines, url: URL) -> None:
+    """Tell of options in the URL that a driver refuses as Python does a function's arguments."""
+
+    def connect(
+        dialect: Dialect,
+        _record: ConnectionPoolEntry,
+        arguments: list[object],
+        named: dict[str, object],
+    ) -> DBAPIConnection:
+        try:
+            return dialect.connect(*arguments, **named)
+        except (TypeError, ValueError) as exc:
+            raise _wrong_options(url) from exc
+
+    if url.query:
+        for engine in {engines.reader, engines.writer, engines.single or engines.writer}:
+            event.listen(engine.sync_engine, "do_connect", connect)
+
+
+def _wrong_options(url: URL) -> ConfigurationError:
+    return ConfigurationError(
+        f"An option in the store's URL is unknown to the driver {url.get_driver_name()}, or has a "
+        "value that it cannot read; correct it or leave it out."
+    )
 
 
 def _unusable(url: URL) -> ConfigurationError:

@@ -13,6 +13,7 @@ _UPGRADE = "run `atproto-oauth-asgi db upgrade`"
 READ_ONLY = (
     "the database is read-only; let the store's URL name the primary, or grant write permission"
 )
+_OPTION = "an option in the store's URL is unknown or has a wrong value; correct it"
 #: What databases say, by SQLSTATE or MySQL's number, and how to mend it.
 _CODES = {
     ("28P01", "28000", "1045", "1698"): (
@@ -58,6 +59,10 @@ _WORDS = (
     ("too many clients", _CODES["53300", "1040", "1203"]),
     ("starting up", _CODES["57P03", "1053"]),
     ("shutting down", _CODES["57P03", "1053"]),
+    ("invalid connection option", _OPTION),
+    ("bad value for", _OPTION),
+    ("invalid sslmode", _OPTION),
+    ("`sslmode` parameter", _OPTION),
     ("queuepool limit", "all connections of this process are busy; look at the server's load"),
 )
 _MENDS = {code: mend for codes, mend in _CODES.items() for code in codes}

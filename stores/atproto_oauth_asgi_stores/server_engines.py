@@ -44,10 +44,12 @@ _POSTGRESQL = (
     "set_config('statement_timeout', '{statement}s', false), "
     "set_config('idle_in_transaction_session_timeout', '{idle}s', false)"
 )
-# The comment is a statement's part for MariaDB alone; MySQL has no such limit.
+# Rows and whole tables are waited for by clocks of their own. The comments are a statement's part
+# for one of the two alone: MySQL limits reading statements, in milliseconds, and no transaction.
 _MYSQL = (
-    "SET SESSION innodb_lock_wait_timeout = {lock}"
-    " /*M!100302 , idle_write_transaction_timeout = {idle} */"
+    "SET SESSION innodb_lock_wait_timeout = {lock}, lock_wait_timeout = {lock}"
+    " /*!50708 , max_execution_time = {statement}000 */"
+    " /*M!100302 , max_statement_time = {statement}, idle_write_transaction_timeout = {idle} */"
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -14,6 +15,8 @@ from atproto_oauth_asgi.errors import (
     StoreUnavailable,
 )
 from atproto_oauth_asgi.testing.conformance_base import browser, hashed, one_time, session
+from atproto_oauth_asgi_migrations import upgrade
+from atproto_oauth_asgi_migrations.run import on_url
 from atproto_oauth_asgi_stores import SQLStore
 from atproto_oauth_asgi_stores.tables import SCHEMA_HEAD
 from tests.stores.places import Place
@@ -150,4 +153,31 @@ async def test_no_parameter_is_in_an_error(place: Place, store: SQLStore) -> Non
 def test_a_driver_that_cannot_be_used_is_told(url: str, mend: str) -> None:
     with pytest.raises(ConfigurationError, match=re.escape(mend)) as caught:
         SQLStore(url)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "error"),
+    [
+        ("postgresql+asyncpg://u@127.0.0.1:1/d?foo=hunter2", ConfigurationError),
+        ("postgresql+asyncpg://u@127.0.0.1:1/d?timeout=hunter2", ConfigurationError),
+        ("postgresql+asyncpg://u@127.0.0.1:1/d?ssl=hunter2", StoreUnavailable),
+        ("mysql://u@127.0.0.1:1/d?foo=hunter2", ConfigurationError),
+        ("mysql://u@127.0.0.1:1/d?connect_timeout=hunter2", ConfigurationError),
+        ("mysql://u@127.0.0.1:1/d?ssl=hunter2", ConfigurationError),
+        ("postgresql://u@127.0.0.1:1/d?foo=hunter2", StoreUnavailable),
+        ("postgresql://u@127.0.0.1:1/d?connect_timeout=hunter2", StoreUnavailable),
+        ("postgresql://u@127.0.0.1:1/d?sslmode=hunter2", StoreUnavailable),
+        ("sqlite:///{tmp}/store.db?timeout=hunter2", ConfigurationError),
+    ],
+)
+@pytest.mark.parametrize("how", ["an app", "a migration"])
+async def test_an_option_that_the_driver_cannot_use_is_told(
+    url: str, error: type[Exception], how: str, tmp_path: Path
+) -> None:
+    url = url.replace("{tmp}", str(tmp_path))
+
+    with pytest.raises(error, match="option in the store's URL is unknown") as caught:
+        await (open_at(url) if how == "an app" else on_url(url, upgrade))
+
     assert "hunter2" not in str(caught.value)

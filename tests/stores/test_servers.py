@@ -325,6 +325,49 @@ async def test_a_process_that_stops_in_a_transaction_frees_its_locks(
     await stopped.aclose()
 
 
+@pytest.fixture
+async def impatient(place: Place, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[SQLStore]:
+    """Is a store whose statements wait a second for others, and may take two."""
+    monkeypatch.setattr(server_engines, "LOCK_TIMEOUT", 1.0)
+    monkeypatch.setattr(server_engines, "STATEMENT_TIMEOUT", 2)
+    store = SQLStore(place.url)
+    yield store
+    await store.aclose()
+
+
+async def test_a_table_that_somebody_locks_is_not_waited_for(
+    place: Place, store: SQLStore, impatient: SQLStore
+) -> None:
+    """Whoever alters a table or copies it must not take the app's requests with them."""
+    await store.create_session(session(), browser=browser())
+    name = store.tables.session.name
+    lock = f"LOCK TABLE {name} IN ACCESS EXCLUSIVE MODE" if place.postgresql else "LOCK TABLES %s"
+    engine = (await store.engines()).writer
+    async with engine.begin() as holder:
+        await holder.exec_driver_sql(lock.replace("%s", f"{name} WRITE"))
+        started = time.monotonic()
+        done = await asyncio.gather(
+            impatient.load(hashed("cookie")),
+            impatient.acquire_refresh("session", version=1, owner="me", lease_ms=1),
+            return_exceptions=True,
+        )
+        took = time.monotonic() - started
+        if not place.postgresql:
+            await holder.exec_driver_sql("UNLOCK TABLES")
+
+    assert ["keeps a row or table locked" in str(one) for one in done] == [True, True]
+    assert [type(one) for one in done] == [StoreUnavailable] * 2
+    assert took < 5
+    assert await impatient.load(hashed("cookie"))
+
+
+async def test_a_statement_that_takes_too_long_is_ended(place: Place, impatient: SQLStore) -> None:
+    sleep = "SELECT pg_sleep(20)" if place.postgresql else "SELECT sleep(20)"
+
+    with pytest.raises(StoreUnavailable, match="a statement took too long"):
+        await asyncio.wait_for(impatient.rows(sa.text(sleep)), 10)
+
+
 async def test_cancelled_work_ends_and_gives_its_connection_back(store: SQLStore) -> None:
     for number in range(30):
         await cancelled_after(number * 0.0003, store.put(one_time(f"{number}")))
