@@ -6,6 +6,7 @@ Exit status: 0 done, 1 failed or behind, 2 called wrongly. Errors are one senten
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
@@ -38,18 +39,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="atproto-oauth-asgi", description="Look after sign-in with AT Protocol accounts."
     )
     _add_commands(parser.add_subparsers(title="commands", metavar="command", required=True))
-    parsed = parser.parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    if not all(map(_is_text, words)):
+        return fail("A word of the command is not UTF-8; write it again.", USAGE)
+    parsed = parser.parse_args(words)
     run: Callable[[argparse.Namespace], int] = parsed.run
     try:
-        return run(parsed)
+        status = run(parsed)
+        sys.stdout.flush()
     except ATProtoOAuthError as exc:
         return fail(str(exc))
+    except BrokenPipeError:
+        # Whoever reads the output, such as `head`, has enough. What is left would be written at
+        # the end of the process, and fail once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    return status
 
 
 def fail(sentence: str, status: int = FAILED) -> int:
     """Print a sentence on stderr and return the exit status."""
     print(sentence, file=sys.stderr)
     return status
+
+
+def _is_text(word: str) -> bool:
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _add_commands(commands: Subparsers) -> None:

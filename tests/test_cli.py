@@ -105,6 +105,18 @@ def test_tables_are_taken_back_and_stamped(url: str, output: pytest.CaptureFixtu
     assert "atproto_oauth_session" in output.readouterr().err
 
 
+def test_forgetting_the_revision_leaves_the_tables(
+    url: str, output: pytest.CaptureFixture[str]
+) -> None:
+    main(["db", "upgrade"])
+    output.readouterr()
+
+    assert main(["db", "stamp", "base"]) == OK
+    assert output.readouterr().out == "No revision is noted; the tables are as they were.\n"
+    assert main(["db", "stamp", SCHEMA_HEAD]) == OK
+    assert main(["db", "check"]) == OK
+
+
 def test_going_back_needs_to_be_told_how_far(url: str, output: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["db", "downgrade"])
@@ -226,6 +238,29 @@ def test_wrong_use_is_status_two(arguments: list[str], output: pytest.CaptureFix
         main(arguments)
     assert caught.value.code == USAGE
     assert "usage:" in output.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words", [["sessions", "show"], ["sessions", "list", "--did"], ["db", "stamp"]]
+)
+def test_a_word_that_is_no_text_is_wrong_use(
+    url: str, words: list[str], output: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words, os.fsdecode(b"\xff")]) == USAGE
+    assert output.readouterr().err == "A word of the command is not UTF-8; write it again.\n"
+
+
+def test_a_reader_that_has_enough_is_no_error() -> None:
+    for command in (["keys", "generate"], ["db", "sql", "--dialect", "sqlite"]):
+        read, write = os.pipe()
+        os.close(read)
+        program = [sys.executable, "-m", "atproto_oauth_asgi.cli", *command]
+        try:
+            done = subprocess.run(program, stdout=write, stderr=subprocess.PIPE, check=False)
+        finally:
+            os.close(write)
+
+        assert (done.returncode, done.stderr) == (FAILED, b"")
 
 
 def test_a_secret_key_is_thirty_two_new_bytes(output: pytest.CaptureFixture[str]) -> None:

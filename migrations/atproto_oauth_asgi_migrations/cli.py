@@ -102,6 +102,9 @@ def _downgrade(connection: sa.Connection, schema: str | None, arguments: argpars
 def _stamp(connection: sa.Connection, schema: str | None, arguments: argparse.Namespace) -> int:
     before = current(connection, schema=schema)
     stamp(connection, schema=schema, revision=arguments.revision)
+    if current(connection, schema=schema) is None:
+        print("No revision is noted; the tables are as they were.")
+        return OK
     return _moved(connection, schema, before)
 
 
