@@ -10,6 +10,8 @@ import httpcore
 
 #: Seconds after which a connection that no request has begun on was made for nobody.
 BEGINS_WITHIN = 5.0
+#: Seconds that closing waits for connections which are closing already.
+CLOSES_WITHIN = 5.0
 
 
 class Pool(httpcore.AsyncConnectionPool):
@@ -30,7 +32,7 @@ class Pool(httpcore.AsyncConnectionPool):
         loop = asyncio.get_running_loop()
         # A copy, which other threads cannot change: their loops have theirs in it.
         if ours := [one for one in list(_endings) if one.get_loop() is loop]:
-            await asyncio.wait(ours, timeout=5.0)
+            await asyncio.wait(ours, timeout=CLOSES_WITHIN)
 
 
 class _Connection(httpcore.AsyncConnectionInterface):
@@ -41,9 +43,6 @@ class _Connection(httpcore.AsyncConnectionInterface):
         # A request has come, and the connection below may still call itself idle.
         self._entering = False
         self._gone = False
-
-    def __repr__(self) -> str:
-        return repr(self._inner)
 
     async def handle_async_request(self, request: httpcore.Request) -> httpcore.Response:
         if self._gone or self._entering:

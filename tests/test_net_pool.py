@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
+import threading
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -14,7 +16,7 @@ import pytest
 
 from atproto_oauth_asgi import net, net_pool
 from atproto_oauth_asgi.net import Net, NetPolicy
-from atproto_oauth_asgi.net_pool import Pool
+from atproto_oauth_asgi.net_pool import Pool, to_its_end
 from atproto_oauth_asgi.net_transport import GuardedTransport
 from tests.net_names import Names
 from tests.net_server import JSON, opened, serving
@@ -164,6 +166,69 @@ async def test_a_connection_that_nobody_begins_on_goes(monkeypatch: pytest.Monke
     with pytest.raises(httpcore.ConnectionNotAvailable):
         await made.handle_async_request(httpcore.Request("GET", "https://pds.example/"))
     await pool.aclose()
+
+
+async def test_a_connection_is_used_again() -> None:
+    async with serving() as server, opened() as way:
+        for _ in range(3):
+            assert (await way.client.get(f"{server.url}/")).status_code == 200
+    assert server.connections == 1
+
+
+async def test_closing_waits_for_what_is_closing() -> None:
+    closed: list[str] = []
+
+    async def close() -> None:
+        for _ in range(10):
+            await asyncio.sleep(0)
+        closed.append("closed")
+        raise OSError("The server went away.")
+
+    closing = asyncio.create_task(to_its_end(close()))
+    await asyncio.sleep(0)
+    closing.cancel()
+    await Pool().aclose()
+
+    assert closed == ["closed"]
+    assert not net_pool._endings
+    # What went wrong is nobody's any more, and so is no complaint of the loop's.
+    gc.collect()
+
+
+async def until(event: asyncio.Event) -> None:
+    await event.wait()
+
+
+async def test_closing_waits_for_a_time_and_for_its_own_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun, over = threading.Event(), threading.Event()
+
+    async def elsewhere() -> None:
+        ending = asyncio.create_task(to_its_end(until(asyncio.Event())))
+        await asyncio.sleep(0)
+        begun.set()
+        await asyncio.to_thread(over.wait)
+        ending.cancel()
+
+    other = threading.Thread(target=asyncio.run, args=(elsewhere(),))
+    other.start()
+    await asyncio.to_thread(begun.wait)
+    # A task of another loop cannot be waited for at all.
+    async with asyncio.timeout(2):
+        await Pool().aclose()
+    over.set()
+    await asyncio.to_thread(other.join)
+
+    monkeypatch.setattr(net_pool, "CLOSES_WITHIN", 0.05)
+    held = asyncio.Event()
+    ending = asyncio.create_task(to_its_end(until(held)))
+    await asyncio.sleep(0)
+    async with asyncio.timeout(2):
+        await Pool().aclose()
+    assert not ending.done()
+    held.set()
+    await ending
 
 
 async def test_deadlines_of_any_length_cost_no_place() -> None:

@@ -1,4 +1,5 @@
 """A server that does not answer takes some of the connections, never all of them."""
+# pyright: reportPrivateUsage=false
 
 from __future__ import annotations
 
@@ -129,6 +130,47 @@ async def test_who_gives_up_takes_nothing() -> None:
     for origin in (HERE, THERE):
         takers.want(origin)
     assert await takers.has() == {HERE: 3, THERE: 1}
+
+
+async def test_who_gives_up_is_forgotten_and_who_waits_with_them_is_not() -> None:
+    takers = Takers(2)
+    _, gone, other = (takers.want(HERE) for _ in range(3))
+    await settle()
+    gone.cancel()
+    await settle()
+    assert [len(turns) for turns in takers.shares._waiting.values()] == [1]
+    takers.shares.give(HERE)
+    await settle()
+    assert other.done()
+    # As many as a flood brings while a server is silent.
+    many = [takers.want(HERE) for _ in range(100)]
+    await settle()
+    for one in many:
+        one.cancel()
+    await settle()
+    assert not takers.shares._waiting
+
+
+async def test_who_gives_up_as_the_last_turn_is_given_is_no_error() -> None:
+    takers = Takers(4)
+    _, _, gone, other = (takers.want(HERE) for _ in range(4))
+    await settle()
+    gone.cancel()
+    # Before the one who is gone knows; the turn of the other stays, theirs is thrown away.
+    takers.shares.give(HERE)
+    await settle()
+    assert gone.cancelled()
+    assert other.done()
+
+    gone, other = takers.want(HERE), takers.want(HERE)
+    await settle()
+    gone.cancel()
+    takers.shares.give(HERE)
+    takers.want(HERE)
+    await settle()
+    assert gone.cancelled()
+    assert other.done()
+    await takers.stop()
 
 
 async def test_a_turn_that_comes_too_late_goes_to_the_next() -> None:
