@@ -17,6 +17,7 @@ from atproto_oauth_asgi.errors import (
     RequestError,
     SessionRevoked,
     StoreUnavailable,
+    error_headers,
 )
 from atproto_oauth_asgi.scopes import missing
 from atproto_oauth_asgi.session import OAuthSession
@@ -190,21 +191,11 @@ def prepare(error: RequestError, conn: HTTPConnection, session: OAuthSession | N
     place = conn.scope.get(_PLACE)
     if isinstance(place, Place) and conn.scope["type"] == "websocket":
         place.refused = error
-    headers = {"content-type": "application/json", **error_headers(error)}
     if url is not None:
         error.login(url)
         if is_page(conn):
             error.status_code = 303
-            headers["location"] = url
-    error.headers = headers
-
-
-def error_headers(error: ATProtoOAuthError) -> dict[str, str]:
-    """Return the headers of an answer that reports an error."""
-    headers = {"cache-control": "no-store"}
-    if error.retryable:
-        headers["retry-after"] = str(error.retry_after)
-    return headers
+            error.headers = {**(error.headers or {}), "location": url}
 
 
 def _login_url(

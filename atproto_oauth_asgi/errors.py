@@ -36,6 +36,14 @@ class ATProtoOAuthError(Exception):
         return str(self.args[0]) if self.args else self.sentence
 
 
+def error_headers(error: ATProtoOAuthError) -> dict[str, str]:
+    """Return the headers of an answer that reports an error."""
+    headers = {"cache-control": "no-store"}
+    if error.retryable:
+        headers["retry-after"] = str(error.retry_after)
+    return headers
+
+
 class ConfigurationError(ATProtoOAuthError):
     """Says which setting is wrong or missing, why, and how to mend it."""
 
@@ -66,7 +74,7 @@ class RequestError(ATProtoOAuthError, HTTPException):
         self.detail = Detail(error=self.code, message=self.sentence)  # type: ignore[assignment]  # printed by the framework, see Detail
         self.headers: Mapping[str, str] | None = {
             "content-type": "application/json",
-            "cache-control": "no-store",
+            **error_headers(self),
         }
 
     def __repr__(self) -> str:
@@ -303,8 +311,8 @@ class TooManyLogins(LoginError):
     sentence = "Too many sign-ins were started from your network. Please try again in a moment."
 
     def __init__(self, message: str | None = None, *, retry_after: int = 5) -> None:
-        super().__init__(message)
         self.retry_after = retry_after
+        super().__init__(message)
 
 
 class WrongAccount(LoginError):

@@ -10,8 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
-from atproto_oauth_asgi.access import error_headers
-from atproto_oauth_asgi.errors import ATProtoOAuthError
+from atproto_oauth_asgi.errors import ATProtoOAuthError, error_headers
 from atproto_oauth_asgi.pages import interstitial_page
 
 

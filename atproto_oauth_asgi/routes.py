@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from atproto_oauth_asgi.access import error_headers, is_page
+from atproto_oauth_asgi.access import is_page
 from atproto_oauth_asgi.callback import CallbackFailed, finish_login
 from atproto_oauth_asgi.cross_site import host_of, refuse_cross_site, refuse_wrong_host
 from atproto_oauth_asgi.errors import (
@@ -20,6 +20,7 @@ from atproto_oauth_asgi.errors import (
     InvalidIdentifier,
     StoreUnavailable,
     error_for,
+    error_headers,
 )
 from atproto_oauth_asgi.metadata import METADATA_PATH
 from atproto_oauth_asgi.next_url import safe_next

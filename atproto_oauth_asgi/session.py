@@ -24,7 +24,7 @@ from atproto_oauth_asgi.live import LiveSession
 from atproto_oauth_asgi.net_answer import read_whole
 from atproto_oauth_asgi.permissions import is_nsid
 from atproto_oauth_asgi.scopes import tokens as scope_tokens
-from atproto_oauth_asgi.session_auth import SessionAuth
+from atproto_oauth_asgi.session_auth import FOLLOWS, SessionAuth
 from atproto_oauth_asgi.upkeep import Upkeep
 from atproto_oauth_asgi.words import error_code, harmless
 
@@ -174,6 +174,7 @@ class OAuthSession:
             json=json,
             content=content,
             headers=dict(headers or {}),
+            extensions={FOLLOWS: True},
         )
         try:
             response = await self._client.send(request, auth=self.auth, stream=True)

@@ -10,9 +10,14 @@ from typing import cast
 import httpx
 
 from atproto_oauth_asgi.dpop import dpop_error, origin_of, target_uri
-from atproto_oauth_asgi.errors import AddressRefused, FetchError, RefreshFailed, RequestError
+from atproto_oauth_asgi.errors import (
+    AddressRefused,
+    FetchError,
+    RefreshFailed,
+    RequestError,
+    Unreachable,
+)
 from atproto_oauth_asgi.live import LiveSession
-from atproto_oauth_asgi.net_answer import read_whole
 from atproto_oauth_asgi.upkeep import Upkeep
 
 #: A cheap call that every PDS answers to a session.
@@ -85,7 +90,8 @@ class SessionAuth(httpx.Auth):
         steps = [(request, replayable)]
         if not replayable:
             await self._ready(replayable=True)
-            steps.insert(0, (httpx.Request("GET", live.pds + _PRIMER), True))
+            primer = httpx.Request("GET", live.pds + _PRIMER, extensions=dict(request.extensions))
+            steps.insert(0, (primer, True))
         for target, again in steps:
             told: set[str] = set()
             # The request, once more with a nonce, with the server's time, with a new token.
@@ -98,16 +104,17 @@ class SessionAuth(httpx.Auth):
                 if target is not request:
                     # httpx reads it to its end before the request proper goes out.
                     response.stream = _Challenge(response)
-                if origin_of(response.url) != live.pds:
-                    # A client that follows redirects: this is not the PDS's answer.
-                    msg = "The PDS redirected elsewhere; give session.auth no such client."
+                if _redirected(response) or origin_of(response.url) != live.pds:
+                    # A client that follows redirects: this is not what the PDS answered to the
+                    # request, and whoever was on the way has seen its proof.
+                    msg = "The PDS redirected; give session.auth a client that follows none."
                     raise AddressRefused(msg, host=response.url.host)
                 given = live.nonces.learn(live.pds, response.headers)
                 if response.status_code not in _CHALLENGES or not again:
                     break
                 error = dpop_error(response.headers)
                 if response.status_code == HTTPStatus.BAD_REQUEST and given != nonce:
-                    error = await _error(response)
+                    error = error or await _error(response)
                 # The same nonce again would be refused again, for ever (RFC 9449 §8).
                 if error == "use_dpop_nonce" and given in {None, nonce}:
                     break
@@ -151,8 +158,12 @@ class SessionAuth(httpx.Auth):
         live = self._live
         if origin_of(request.url) == live.pds:
             return
+        # The account moved to another PDS of the same authorization server meanwhile.
+        if FOLLOWS in request.extensions:
+            request.url = httpx.URL(live.pds).copy_with(raw_path=request.url.raw_path)
+            request.headers["Host"] = request.url.netloc.decode("ascii")
+            return
         if request.extensions.get(_OURS) is self:
-            # The account moved to another PDS of the same authorization server meanwhile.
             msg = "The account has just moved to another server; try again."
             raise RefreshFailed(msg)
         host = request.url.host
@@ -175,20 +186,63 @@ class SessionAuth(httpx.Auth):
         return nonce
 
 
+#: Marks a request, in its extensions, that goes to whichever PDS the account has by then.
+FOLLOWS = "atproto_oauth_asgi.follows"
 _OURS = "atproto_oauth_asgi"
 _CHALLENGES = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.BAD_REQUEST})
+
+
+def _redirected(response: httpx.Response) -> bool:
+    # The history holds what was challenged and asked again, too.
+    return any(one.has_redirect_location for one in response.history)
 
 
 async def _error(response: httpx.Response) -> str | None:
     """Return `use_dpop_nonce` from a body: some servers challenge as an AS does (RFC 9449 §8).
 
+    The body is left as it was found, however large it is.
+
     Raises:
         Unreachable: the body did not come to its end.
-        BadAnswer: it is too large for an error.
     """
-    if not response.headers.get("content-type", "").startswith("application/json"):
+    media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json":
         return None
     if response.headers.get("content-encoding", "identity").lower() != "identity":
         return None
-    await read_whole(response, limit=_CHALLENGE_LIMIT, deadline=CHALLENGE_SECONDS)
-    return "use_dpop_nonce" if b'"use_dpop_nonce"' in response.content else None
+    stream = cast("httpx.AsyncByteStream", response.stream)
+    chunks = aiter(stream)
+    beginning = bytearray()
+    try:
+        async with asyncio.timeout(CHALLENGE_SECONDS):
+            while len(beginning) <= _CHALLENGE_LIMIT:
+                beginning += await anext(chunks)
+    except StopAsyncIteration:
+        pass
+    except TimeoutError as exc:
+        await stream.aclose()
+        host = response.url.host
+        msg = f"The answer of {host!r} did not end within {CHALLENGE_SECONDS:g} seconds."
+        raise Unreachable(msg, host=host, sent=True) from exc
+    response.stream = _Begun(bytes(beginning), chunks, stream)
+    return "use_dpop_nonce" if b'"use_dpop_nonce"' in beginning else None
+
+
+class _Begun(httpx.AsyncByteStream):
+    """Is a body of which the beginning has been read already."""
+
+    def __init__(
+        self, beginning: bytes, rest: AsyncIterator[bytes], stream: httpx.AsyncByteStream
+    ) -> None:
+        self._beginning = beginning
+        self._rest = rest
+        self._stream = stream
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield self._beginning
+        async for chunk in self._rest:
+            yield chunk
+
+    async def aclose(self) -> None:
+        """Close the body underneath."""
+        await self._stream.aclose()

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from atproto_oauth_asgi.errors import RefreshFailed
+from atproto_oauth_asgi.testing.web import Answer
 from tests.app.faulty_store import FaultyStore
 from tests.app.world import World, live_of, world
 
@@ -106,6 +107,88 @@ async def test_a_pds_may_challenge_as_an_authorization_server_does() -> None:
 
         assert answer.status_code == 200
         assert len(calls(here)) == before + 2
+
+
+def refused(answer: Answer, error: str, media_type: str | None) -> Answer:
+    """Refuse with 400 what was refused with 401: in a header, or in a body of a type."""
+    if answer.status != 401:
+        return answer
+    words = None if media_type else f'DPoP error="{error}"'
+    answer = replace(answer, status=400).with_header("www-authenticate", words)
+    if media_type is None:
+        return replace(answer, body=b"").with_header("content-type", None)
+    return answer.with_json(error=error).with_header("content-type", media_type)
+
+
+@pytest.mark.spec("I10")
+@pytest.mark.parametrize(
+    "media_type", [None, "application/json", "Application/JSON", "application/json ; charset=utf-8"]
+)
+async def test_a_challenge_with_400_is_one_in_the_header_and_in_the_body(
+    media_type: str | None,
+) -> None:
+    async with world() as here:
+        await here.login()
+        async with here.oauth.session_for(here.did()) as session:
+            await session.get(SESSION)
+            here.network.restart_hosts()
+            with here.network.alter(
+                SESSION, lambda answer: refused(answer, "use_dpop_nonce", media_type)
+            ):
+                assert (await session.get(SESSION)).status_code == 200
+
+
+@pytest.mark.spec("I10", "J7")
+@pytest.mark.parametrize("new_nonce", [False, True])
+async def test_a_token_refused_with_400_is_refreshed_whatever_nonce_came_along(
+    new_nonce: bool,
+) -> None:
+    store = FaultyStore()
+    async with world(store=store) as here:
+        await here.login()
+        async with here.oauth.session_for(here.did()) as session:
+            await session.get(SESSION)
+            here.network.expire_access_tokens()
+            store.allow_refresh()
+
+            def refuse(answer: Answer) -> Answer:
+                nonce = f"n{len(here.network.log)}" if new_nonce else None
+                refusal = refused(answer, "invalid_token", None)
+                return refusal.with_header("dpop-nonce", nonce) if nonce else refusal
+
+            with here.network.alter(SESSION, refuse):
+                await session.get(SESSION)
+        assert len(here.network.token_requests("refresh_token")) == 1
+
+
+@pytest.mark.spec("I10")
+@pytest.mark.parametrize("length", [65_536, 65_537, 1_000_000])
+async def test_an_ordinary_refusal_is_handed_over_whole_whatever_nonce_came_along(
+    length: int,
+) -> None:
+    body = b'{"error": "InvalidRequest", "message": "' + b"x" * (length - 42) + b'"}'
+    assert len(body) == length
+    async with world() as here:
+        await here.login()
+        async with here.oauth.session_for(here.did()) as session:
+            await session.get(SESSION)
+            with here.network.alter(
+                SESSION,
+                lambda answer: replace(
+                    answer,
+                    status=400,
+                    headers=(
+                        ("content-type", "application/json"),
+                        ("dpop-nonce", f"n{len(here.network.log)}"),
+                    ),
+                    body=body,
+                ),
+            ):
+                before = len(calls(here))
+                answer = await session.get(SESSION)
+
+        assert (answer.status_code, answer.content) == (400, body)
+        assert len(calls(here)) == before + 1
 
 
 @pytest.mark.spec("I11")

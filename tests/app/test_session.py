@@ -161,6 +161,39 @@ async def test_a_redirect_of_the_pds_is_not_followed() -> None:
 
 
 @pytest.mark.spec("I18", "P5")
+@pytest.mark.parametrize("by_way_of", ["https://evil.example/", "https://pds.example/elsewhere"])
+async def test_a_client_that_was_led_in_a_circle_has_no_answer_of_the_pds(by_way_of: str) -> None:
+    async with world() as here:
+        await here.login()
+        asked: list[str] = []
+
+        async def network(request: httpx.Request) -> httpx.Response:
+            asked.append(str(request.url))
+            nonce = {"dpop-nonce": f"n{min(len(asked), 2)}"}
+            match len(asked):
+                case 1:
+                    challenge = {"www-authenticate": 'DPoP error="use_dpop_nonce"', **nonce}
+                    return httpx.Response(401, headers=challenge)
+                case 2:
+                    return httpx.Response(307, headers={"location": by_way_of, **nonce})
+                case 3 if "evil" in by_way_of:
+                    back = f"https://pds.example{SESSION}"
+                    return httpx.Response(307, headers={"location": back, **nonce})
+                case _:
+                    return httpx.Response(200, headers=nonce, json={})
+
+        async with (
+            here.oauth.session_for(here.did()) as session,
+            httpx.AsyncClient(
+                transport=httpx.MockTransport(network), auth=session.auth, follow_redirects=True
+            ) as client,
+        ):
+            with pytest.raises(AddressRefused, match="a client that follows none"):
+                await client.get(f"{session.pds}{SESSION}")
+        assert by_way_of in asked
+
+
+@pytest.mark.spec("I18", "P5")
 async def test_a_client_that_follows_redirects_takes_no_token_elsewhere() -> None:
     async with world() as here:
         await here.login()

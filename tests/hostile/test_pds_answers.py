@@ -62,7 +62,9 @@ async def test_no_answer_of_a_pds_ends_a_session(status: int) -> None:
                 before = len(pds.server.requests)
                 try:
                     given = await pds.session.get(f"/xrpc/{GET_SESSION}")
-                    assert given.status_code == status
+                    # A refresh finds the account where it really lives, and the call goes on there.
+                    here = str(given.url).startswith(pds.server.url)
+                    assert given.status_code == (status if here else 200)
                 except RequestError as exc:
                     assert exc.code in {"refresh_failed", "bad_answer"}  # noqa: PT017
                 assert len(pds.server.requests) - before <= 3

@@ -1,0 +1,101 @@
+"""An account that moves to another PDS of the same authorization server, between two calls."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import httpx
+import pytest
+
+from atproto_oauth_asgi import OAuthSession
+from atproto_oauth_asgi.errors import RefreshFailed
+from atproto_oauth_asgi.testing import Network
+from tests.app.faulty_store import FaultyStore
+from tests.app.world import PAGE, World, world
+
+pytestmark = [pytest.mark.anyio, pytest.mark.spec("N2")]
+
+SESSION = "/xrpc/com.atproto.server.getSession"
+SCOPE = "atproto repo:app.bsky.feed.post blob:image/*"
+
+
+@asynccontextmanager
+async def moved(*, scope: str = "atproto") -> AsyncGenerator[tuple[World, OAuthSession]]:
+    """Give a session that knows its old PDS, with a nonce of it, and has a token for it alone."""
+    network = Network(entryway=True)
+    store = FaultyStore()
+    async with world(network, store=store, scope=scope) as here:
+        await here.login()
+        async with here.oauth.session_for(here.did()) as session:
+            await session.get(SESSION)
+            network.move_account("alice.test", network.add_host(entryway=network.entryway))
+            network.expire_access_tokens()
+            store.allow_refresh()
+            network.log.clear()
+            yield here, session
+
+
+async def test_the_call_that_finds_out_goes_on_at_the_new_pds() -> None:
+    async with moved() as (here, session):
+        new = here.network.hosts[-1].origin
+        assert session.pds != new
+        found = await session.query("com.atproto.server.getSession")
+
+        assert found["did"] == here.did()
+        assert session.pds == new
+        assert len(here.network.token_requests("refresh_token")) == 1
+
+
+async def test_a_page_that_finds_out_is_shown() -> None:
+    async with moved() as (here, _):
+        answer = await here.browser.get("/me", headers=PAGE)
+
+        assert (answer.status_code, answer.json()["did"]) == (200, here.did())
+
+
+async def test_a_url_of_the_old_pds_is_followed_with_its_query() -> None:
+    async with moved() as (here, session):
+        answer = await session.get(f"{session.pds}{SESSION}", params={"a": "b c"})
+
+        assert answer.status_code == 200
+        assert str(answer.url) == f"{here.network.hosts[-1].origin}{SESSION}?a=b+c"
+
+
+async def test_bodies_come_along(subtests: pytest.Subtests) -> None:
+    async def chunks() -> AsyncGenerator[bytes]:
+        yield b"\x89PNG"
+
+    with subtests.test("JSON"):
+        async with moved(scope=SCOPE) as (here, session):
+            made = await session.procedure(
+                "com.atproto.repo.createRecord",
+                {
+                    "repo": here.did(),
+                    "collection": "app.bsky.feed.post",
+                    "record": {"text": "hello", "createdAt": "2026-01-01T00:00:00Z"},
+                },
+            )
+            assert str(made["uri"]).startswith(f"at://{here.did()}/app.bsky.feed.post/")
+    with subtests.test("a stream"):
+        async with moved(scope=SCOPE) as (here, session):
+            headers = {"content-type": "image/png", "content-length": "4"}
+            answer = await session.post(
+                "/xrpc/com.atproto.repo.uploadBlob", content=chunks(), headers=headers
+            )
+            assert answer.status_code == 200
+            assert answer.url.host == httpx.URL(here.network.hosts[-1].origin).host
+
+
+async def test_a_url_that_the_app_wrote_is_asked_for_again() -> None:
+    async with moved() as (here, session):
+        old = session.pds
+        apps = httpx.ASGITransport(here.network.host.app)
+        async with httpx.AsyncClient(transport=apps) as client:
+            with pytest.raises(RefreshFailed, match="has just moved to another server") as caught:
+                await client.get(f"{old}{SESSION}", auth=session.auth)
+
+            assert (caught.value.headers or {})["retry-after"] == "5"
+            apps.app = here.network.hosts[-1].app
+            again = await client.get(f"{session.pds}{SESSION}", auth=session.auth)
+            assert again.status_code == 200
