@@ -162,14 +162,14 @@ async def test_who_gives_up_as_the_last_turn_is_given_is_no_error() -> None:
     assert gone.cancelled()
     assert other.done()
 
-    gone, other = takers.want(HERE), takers.want(HERE)
+    gone, other, third = (takers.want(HERE) for _ in range(3))
     await settle()
     gone.cancel()
     takers.shares.give(HERE)
-    takers.want(HERE)
     await settle()
     assert gone.cancelled()
     assert other.done()
+    assert not third.done()
     await takers.stop()
 
 
