@@ -78,6 +78,7 @@ class Committer:
                 sealed_key=key_id,
                 scope=response.scope,
                 pds=tokens.pds,
+                handle=live.handle,
                 client_kid=live.client_kid,
                 sent_ago_ms=milliseconds(time.monotonic() - sent),
                 life_ms=response.life_ms,

@@ -127,6 +127,15 @@ class IdentityResolver:
         """
         return (await self._document(self._parse_did(did), fresh=fresh)).pds
 
+    async def handle_of(self, did: str) -> Handle | None:
+        """Return the handle that a DID has by now, or None: it may have been given to another.
+
+        Raises:
+            ResolutionError: nobody can say now, or the DID is in no use any more.
+            FetchError: likewise.
+        """
+        return await self._handle_of(await self._document(self._parse_did(did), fresh=False))
+
     async def _by_handle(self, handle: Handle, *, fresh: bool) -> Identity:
         remembered = not fresh and self._dids.get(handle) is not None
         did = await self._did_of(handle, fresh=fresh)
@@ -145,13 +154,19 @@ class IdentityResolver:
         )
 
     async def _confirmed_handle(self, document: DidDocument, *, fresh: bool) -> Handle | None:
+        try:
+            return await self._handle_of(document, fresh=fresh)
+        except (ResolutionError, FetchError):
+            return None
+
+    async def _handle_of(self, document: DidDocument, *, fresh: bool = False) -> Handle | None:
         handle = document.claimed_handle
         allow_test = self._net_for().policy.allow_insecure_loopback
         if handle is None or is_reserved(handle, allow_test=allow_test):
             return None
         try:
             did = await self._did_of(handle, fresh=fresh)
-        except (ResolutionError, FetchError):
+        except HandleNotFound:
             return None
         return handle if did == document.did else None
 

@@ -163,6 +163,7 @@ class LiveSession:
             tokens = self._vault.tokens(record)
             now = monotonic()
             self.client_kid = record.client_kid
+            self.handle = record.handle
             self.install(
                 tokens,
                 version=record.version,

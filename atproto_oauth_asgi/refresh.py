@@ -17,6 +17,7 @@ What went wrong in between is told by the journal in the row: attempts and first
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import re
 import secrets
@@ -149,6 +150,9 @@ class Refresher:
         server = await self._verify(hold)
         if server is None:
             return
+        # Beside the post, which it must not make longer: a handle is for display. The commit
+        # stores what is known by then, or else the next one.
+        self._tasks.start(self._look_at_handle(live), name=f"handle of {live.did}")
         answer = await self._post(hold, server)
         if answer is not None:
             await self._conclude(hold, answer)
@@ -176,6 +180,13 @@ class Refresher:
                 self._leases.adopt(live, await self._store.load_session(live.id))
             return None
         return pds, server
+
+    async def _look_at_handle(self, live: LiveSession) -> None:
+        """Find out whether the account still has its handle, or has another one."""
+        # An outage takes it from nobody: whoever can say is asked again at the next refresh.
+        with contextlib.suppress(TimeoutError, ResolutionError, FetchError):
+            async with asyncio.timeout(self._timing.verify):
+                live.handle = await self._resolver.handle_of(live.did)
 
     # --- Mark and post -----------------------------------------------------------------------
 

@@ -85,7 +85,10 @@ class OAuthSession:
 
     @property
     def handle(self) -> Handle | None:
-        """Return the handle that was verified at login, for display; None when none could be."""
+        """Return the account's handle, for display; None when none could be verified.
+
+        It is looked at again whenever the tokens are refreshed.
+        """
         return Handle(self._live.handle) if self._live.handle else None
 
     @property

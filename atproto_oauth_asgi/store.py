@@ -164,6 +164,8 @@ class Refreshed:
     sealed_key: str
     scope: str
     pds: str
+    #: The handle that the account has by now; None when none could be verified.
+    handle: str | None
     #: The client key that the grant is bound to; it changes once, from None, where the client has
     #: become confidential since the login.
     client_kid: str | None

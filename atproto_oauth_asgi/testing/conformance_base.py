@@ -137,6 +137,7 @@ def refreshed(
         sealed_key="key-2",
         scope="atproto",
         pds="https://other.test",
+        handle="new.test",
         client_kid="kid-2",
         sent_ago_ms=sent_ago_ms,
         life_ms=2 * HOUR_MS,

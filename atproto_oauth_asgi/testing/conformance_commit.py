@@ -76,6 +76,7 @@ class CommitConformance(ConformanceBase):
             sealed_key="key-2",
             scope="atproto",
             pds="https://other.test",
+            handle="new.test",
             client_kid="kid-2",
             version=2,
             lease_owner="me",

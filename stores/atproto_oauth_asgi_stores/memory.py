@@ -278,6 +278,7 @@ class MemoryStore:
             sent = now - refreshed.sent_ago_ms
             row.sealed_tokens, row.sealed_key = refreshed.sealed_tokens, refreshed.sealed_key
             row.scope, row.pds = refreshed.scope, refreshed.pds
+            row.handle = refreshed.handle
             row.client_kid = refreshed.client_kid
             row.access_expires = sent + refreshed.life_ms
             row.refresh_after = sent + refreshed.refresh_after_ms

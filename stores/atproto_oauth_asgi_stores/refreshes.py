@@ -81,6 +81,7 @@ class Refreshes(Database):
                 sealed_key=refreshed.sealed_key,
                 scope=refreshed.scope,
                 pds=refreshed.pds,
+                handle=refreshed.handle,
                 client_kid=refreshed.client_kid,
                 access_expires=sent + refreshed.life_ms,
                 refresh_after=sent + refreshed.refresh_after_ms,
