@@ -120,6 +120,29 @@ async def finish_login(
         core.events.warning("callback.refused", reason="parameters")
         raise
     key_hash = digest(parameters["state"])
+    # A task of its own: a browser that goes away interrupts nothing, and comes back for the
+    # outcome.
+    task = runtime.tasks.start(
+        _consume(core, runtime, request, parameters, key_hash, browser_secret, cookie),
+        name="login",
+    )
+    if not runtime.owners:
+        # Nothing would go on with it after this request.
+        await finish(task, within=EXCHANGE_DEADLINE + VERIFY_DEADLINE)
+    done = await asyncio.shield(task)
+    return done if isinstance(done, Finished) else await _repeat(core, key_hash, *done)
+
+
+async def _consume(
+    core: Core,
+    runtime: Runtime,
+    request: Request,
+    parameters: Mapping[str, str],
+    key_hash: bytes,
+    browser_secret: str | None,
+    cookie: str | None,
+) -> Finished | tuple[Consumed, Sequence[str]]:
+    """Use the attempt up and finish its login; return what a repeated callback is told by."""
     consumed = await core.store.consume(key_hash, kind=KIND)
     if consumed is None or browser_secret is None or not _bound(consumed, browser_secret):
         # Who cannot show the browser's secret learns nothing, and the attempt is gone.
@@ -131,23 +154,16 @@ async def finish_login(
                 )
         reason = "unknown_state" if consumed is None else "other_browser"
         core.events.warning("callback.refused", reason=reason)
-        raise CallbackFailed(InvalidCallback())
+        error: LoginError = InvalidCallback()
+        raise CallbackFailed(error) from error
     if consumed.expired:
-        raise CallbackFailed(LoginExpired())
+        error = LoginExpired()
+        raise CallbackFailed(error) from error
     given = core.vault.cookies_of(key_hash, browser_secret)
     if not consumed.first or consumed.sealed is None:
-        return await _repeat(core, key_hash, consumed, given)
+        return consumed, given
     change = CookieChange(presented=cookie, new=given[0])
-    # A task of its own: a browser that goes away interrupts nothing, and comes back for the
-    # outcome.
-    task = runtime.tasks.start(
-        _finish(core, runtime, request, parameters, key_hash, consumed.sealed, change),
-        name="login",
-    )
-    if not runtime.owners:
-        # Nothing would go on with it after this request.
-        await finish(task, within=EXCHANGE_DEADLINE + VERIFY_DEADLINE)
-    return await asyncio.shield(task)
+    return await _finish(core, runtime, request, parameters, key_hash, consumed.sealed, change)
 
 
 def _parameters(request: Request) -> Mapping[str, str]:
@@ -236,9 +252,11 @@ async def _finish(
         raise CallbackFailed(
             exc, identifier=outcome.get("identifier"), next=outcome.get("next")
         ) from exc
-    except HTTPException:
+    except HTTPException as exc:
         # The app's own answer, by way of `on_login`. It is given once, as responses are.
         outcome["error"] = LoginRefused.code
+        why = f"The app's on_login answered {exc.status_code}."
+        core.events.warning("login.failed", error=LoginRefused.code, why=why)
         raise
     finally:
         # Without the note a reload is told to start again; that is all that is lost.

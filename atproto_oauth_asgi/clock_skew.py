@@ -40,8 +40,10 @@ class Clocks:
         if seconds is None:
             return False
         offset = round(seconds - time.time())
+        if abs(offset - self.offset(origin)) < LEAST:
+            return False
         self._events.warning("dpop.clock_skew", origin=origin, seconds=offset)
-        if abs(offset) > MOST or abs(offset - self.offset(origin)) < LEAST:
+        if abs(offset) > MOST:
             return False
         self._offsets[origin] = offset
         self._offsets.move_to_end(origin)

@@ -185,6 +185,7 @@ class Footing:
         runtime.owners -= 1
         if runtime.owners:
             return
+        await runtime.leave_house()
         await runtime.tasks.drain(runtime.timing.marked_lease)
         loop = asyncio.get_running_loop()
         with self._lock:

@@ -157,6 +157,10 @@ class LiveSession:
         if record.status == "ended":
             self.end(record.ended_reason or "revoked")
             return
+        if record.remaining_ms <= 0:
+            # Over, though nobody has swept it away yet.
+            self.end("expired")
+            return
         if record.version < self.version:
             return
         if record.version > self.version or replace:

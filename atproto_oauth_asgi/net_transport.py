@@ -269,7 +269,7 @@ def _parse_proxy(policy: NetPolicy) -> httpcore.Proxy:
         url = httpx.URL(policy.egress_proxy or "")
     except httpx.InvalidURL:
         raise ConfigurationError(message) from None  # the URL may hold a password
-    if url.scheme not in ("http", "https") or not url.host:
+    if url.scheme not in ("http", "https") or not url.raw_host:
         raise ConfigurationError(message)
     return httpcore.Proxy(
         url=httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=b"/"),

@@ -6,7 +6,7 @@ import asyncio
 import os
 import threading
 from collections.abc import AsyncGenerator, Generator, Iterable, Mapping
-from contextlib import asynccontextmanager, contextmanager, nullcontext
+from contextlib import asynccontextmanager, contextmanager
 from typing import Literal, Self, Unpack, cast
 from urllib.parse import urlencode
 from weakref import WeakKeyDictionary
@@ -21,6 +21,7 @@ from atproto_oauth_asgi.cookies import Cookies, new_secret
 from atproto_oauth_asgi.core import Core, OnLogin
 from atproto_oauth_asgi.cross_site import may_attach
 from atproto_oauth_asgi.environment import (
+    SETTINGS,
     SettingsOptions,
     SettingsOverrides,
     read_environment,
@@ -145,7 +146,10 @@ class ATProtoOAuth:
             ConfigurationError: as the constructor.
         """
         environ = os.environ if environ is None else environ
-        given: SettingsOverrides = {**read_environment(environ), **overrides}
+        given: SettingsOverrides = {
+            **read_environment(environ, names=SETTINGS - overrides.keys()),
+            **overrides,
+        }
         options = {name: value for name, value in given.items() if name != "base_url"}
         settings = cast("SettingsOptions", options)
         return cls(
@@ -403,7 +407,7 @@ class ATProtoOAuth:
         runtime = footing.runtime()
         # Without lifespan, requests of this loop use its connections: not this job's to close.
         borrowed = runtime.opened and not runtime.owners
-        async with nullcontext() if borrowed else footing:
+        async with self._attended() if borrowed else footing:
             for record in await runtime.sessions.of_account(did):
                 live = runtime.sessions.usable(record)
                 if live is not None and covers(live.scope, scopes):

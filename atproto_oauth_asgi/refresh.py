@@ -146,6 +146,9 @@ class Refresher:
             self._leases.adopt(live, record)
             return
         self._leases.adopt(live, record)
+        if live.ended_reason is not None:
+            await self._leases.give_back(hold, "The session is over.")
+            return
         hold.attempts_before = record.attempts
         server = await self._verify(hold)
         if server is None:

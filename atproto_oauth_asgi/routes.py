@@ -267,8 +267,7 @@ class Routes:
                 live = runtime.sessions.usable(record)
                 if live is not None:
                     await runtime.logout(live)
-                else:
-                    await store.end_session(record.id, "logout")
+                elif await store.end_session(record.id, "logout"):
                     self._events.info(
                         "session.ended", session=record.id, did=record.did, reason="logout"
                     )

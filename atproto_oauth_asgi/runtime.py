@@ -88,7 +88,7 @@ class Runtime:
             attended=lambda: self.owners > 0 or self.attending > 0,
             events=events,
         )
-        self.upkeep = Upkeep(refresher=refresher, store=store, timing=timing)
+        self.upkeep = Upkeep(refresher=refresher, store=store, timing=timing, events=events)
         self.keep_alive = (
             KeepAlive(
                 store=store,
@@ -127,9 +127,9 @@ class Runtime:
             except SealBroken:
                 self.events.exception("session.seal_broken", session=live.id, did=live.did)
         tokens: Tokens = live.tokens
-        await self.store.end_session(live.id, "logout")
+        if await self.store.end_session(live.id, "logout"):
+            self.events.info("session.ended", session=live.id, did=live.did, reason="logout")
         live.end("logout")
-        self.events.info("session.ended", session=live.id, did=live.did, reason="logout")
         task = self.revoker.start(live, tokens)
         # So that "logged out" on the page means logged out at the server too, where that is up.
         await asyncio.wait({task}, timeout=self.timing.wait if self.owners else None)
@@ -156,6 +156,13 @@ class Runtime:
         )
         if self.keep_alive is not None:
             self._chores.append(asyncio.create_task(self.keep_alive.run(), name="keep alive"))
+
+    async def leave_house(self) -> None:
+        """End what `keep_house` began."""
+        chores, self._chores = self._chores, []
+        for chore in chores:
+            chore.cancel()
+        await asyncio.gather(*chores, return_exceptions=True)
 
     def arrive(self) -> Running:
         """Count a request; return what was going on before it."""
@@ -187,9 +194,7 @@ class Runtime:
 
     async def aclose(self) -> None:
         """Close every connection of this loop; what is still going on is cut off."""
-        for chore in self._chores:
-            chore.cancel()
-        await asyncio.gather(*self._chores, return_exceptions=True)
+        await self.leave_house()
         await self.net.aclose()
         await self.store.aclose()
         self.opened = False

@@ -278,8 +278,10 @@ class OAuthSession:
             msg = "Give a path that starts with one `/`, or a URL of this session's PDS."
             raise AddressRefused(msg) from exc
         if url.userinfo or not str(url).startswith(self._live.pds + "/"):
-            msg = f"This session's tokens go to {self._live.pds} only, never to {url.host!r}."
-            raise AddressRefused(msg, host=url.host)
+            # As it was written: a broken `xn--` name has no other form.
+            host = url.raw_host.decode("ascii")
+            msg = f"This session's tokens go to {self._live.pds} only, never to {host!r}."
+            raise AddressRefused(msg, host=host)
         return url
 
 

@@ -76,7 +76,7 @@ class SessionAuth(httpx.Auth):
         self, request: httpx.Request
     ) -> Generator[httpx.Request, httpx.Response, None]:
         """Refuse: a refresh needs an event loop."""
-        msg = f"session.auth needs an httpx.AsyncClient to call {request.url.host!r}."
+        msg = f"session.auth needs an httpx.AsyncClient to call {_host(request.url)!r}."
         raise RuntimeError(msg)
 
     async def async_auth_flow(
@@ -108,7 +108,7 @@ class SessionAuth(httpx.Auth):
                     # A client that follows redirects: this is not what the PDS answered to the
                     # request, and whoever was on the way has seen its proof.
                     msg = "The PDS redirected; give session.auth a client that follows none."
-                    raise AddressRefused(msg, host=response.url.host)
+                    raise AddressRefused(msg, host=_host(response.url))
                 given = live.nonces.learn(live.pds, response.headers)
                 if response.status_code not in _CHALLENGES or not again:
                     break
@@ -166,7 +166,7 @@ class SessionAuth(httpx.Auth):
         if request.extensions.get(_OURS) is self:
             msg = "The account has just moved to another server; try again."
             raise RefreshFailed(msg)
-        host = request.url.host
+        host = _host(request.url)
         msg = f"This session's tokens go to {live.pds} only, never to {host!r}."
         raise AddressRefused(msg, host=host)
 
@@ -190,6 +190,11 @@ class SessionAuth(httpx.Auth):
 FOLLOWS = "atproto_oauth_asgi.follows"
 _OURS = "atproto_oauth_asgi"
 _CHALLENGES = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.BAD_REQUEST})
+
+
+def _host(url: httpx.URL) -> str:
+    # As it was written: a broken `xn--` name has no other form.
+    return url.raw_host.decode("ascii")
 
 
 def _redirected(response: httpx.Response) -> bool:
@@ -221,7 +226,7 @@ async def _error(response: httpx.Response) -> str | None:
         pass
     except TimeoutError as exc:
         await stream.aclose()
-        host = response.url.host
+        host = _host(response.url)
         msg = f"The answer of {host!r} did not end within {CHALLENGE_SECONDS:g} seconds."
         raise Unreachable(msg, host=host, sent=True) from exc
     response.stream = _Begun(bytes(beginning), chunks, stream)

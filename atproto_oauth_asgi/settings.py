@@ -328,7 +328,7 @@ def _check_proxy(text: str) -> None:
         url = httpx.URL(text)
     except httpx.InvalidURL:
         url = httpx.URL()
-    if url.scheme not in {"http", "https"} or not url.host or (url.port or 0) > _MAX_PORT:
+    if url.scheme not in {"http", "https"} or not url.raw_host or (url.port or 0) > _MAX_PORT:
         raise ConfigurationError(
             "EGRESS_PROXY is not the URL of an HTTP proxy; write it like http://proxy.internal:3128."
         )

@@ -7,6 +7,7 @@ from collections.abc import Collection, Coroutine
 from typing import TypeVar
 
 import anyio
+from starlette.exceptions import HTTPException
 
 from atproto_oauth_asgi.errors import ATProtoOAuthError
 from atproto_oauth_asgi.instrumentation import Events
@@ -38,7 +39,7 @@ class Tasks:
     def _ended(self, task: asyncio.Task[T]) -> None:
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
-        known = isinstance(error, ATProtoOAuthError)
+        known = isinstance(error, ATProtoOAuthError | HTTPException)
         if error is not None and not known and not isinstance(error.__cause__, ATProtoOAuthError):
             # Whoever waits is told, but perhaps nobody does any more.
             self._events.error("task.failed", error, task=task.get_name())

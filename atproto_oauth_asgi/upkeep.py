@@ -12,6 +12,7 @@ from atproto_oauth_asgi.errors import (
     SealBroken,
     StoreUnavailable,
 )
+from atproto_oauth_asgi.instrumentation import Events
 from atproto_oauth_asgi.live import Flight, LiveSession
 from atproto_oauth_asgi.refresh import Refresher
 from atproto_oauth_asgi.refresh_timing import RefreshTiming
@@ -26,7 +27,10 @@ LOOK_EVERY = 60.0
 class Upkeep:
     """Decides for each request of one event loop whether it waits for new tokens."""
 
-    def __init__(self, *, refresher: Refresher, store: Store, timing: RefreshTiming) -> None:
+    def __init__(
+        self, *, refresher: Refresher, store: Store, timing: RefreshTiming, events: Events
+    ) -> None:
+        self._events = events
         self._refresher = refresher
         self._store = store
         self._timing = timing
@@ -172,7 +176,8 @@ class Upkeep:
             await asyncio.wait({flight.task}, timeout=self._timing.give_up)
 
     async def _end(self, live: LiveSession, reason: EndedReason) -> None:
-        await self._store.end_session(live.id, reason, version=live.version)
+        if await self._store.end_session(live.id, reason, version=live.version):
+            self._events.info("session.ended", session=live.id, did=live.did, reason=reason)
         live.end(reason)
         live.check()
 

@@ -99,3 +99,14 @@ def test_sessions_share_what_is_known_of_clocks() -> None:
     root = Nonces()
     assert root.clocks.learn(ORIGIN, date(60))
     assert Nonces(Nonces(root)).clocks is root.clocks
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(0, []), (30, [30]), (4000, [4000])])
+def test_only_a_clock_that_differs_is_told(seconds: int, told: list[int]) -> None:
+    heard: list[Event] = []
+    clocks = Clocks(Events(heard.append))
+    clocks.learn(ORIGIN, date(seconds))
+
+    assert [event.name for event in heard] == ["dpop.clock_skew"] * len(told)
+    for event, expected in zip(heard, told, strict=True):
+        assert abs(int(str(event.fields["seconds"])) - expected) <= 1

@@ -10,12 +10,14 @@ from typing import Unpack
 import pytest
 import trustme
 
+from atproto_oauth_asgi import ATProtoOAuth
 from atproto_oauth_asgi.environment import SETTINGS, SettingsOverrides, read_environment
 from atproto_oauth_asgi.errors import ConfigurationError
 from atproto_oauth_asgi.keys import ClientKeys, generate_client_keys
 from atproto_oauth_asgi.metadata import parse_loopback_client_id
 from atproto_oauth_asgi.net_policy import NetPolicy
 from atproto_oauth_asgi.settings import DEFAULT_STORE_URL, Settings
+from atproto_oauth_asgi_stores.memory import MemoryStore
 
 KEY = bytes(range(32))
 KEY_TEXT = base64.urlsafe_b64encode(KEY).decode()
@@ -407,3 +409,11 @@ def test_settings_never_show_a_secret() -> None:
     assert repr(KEY)[2:-1] not in shown
     assert json.loads(jwks)["keys"][0]["d"] not in shown
     assert HTTPS in shown
+
+
+def test_a_keyword_is_used_whatever_its_variable_says() -> None:
+    environ = {"ATPROTO_OAUTH_SECRET_KEYS_FILE": "/no/such/file", "ATPROTO_OAUTH_BASE_URL": HTTPS}
+
+    oauth = ATProtoOAuth.from_env(environ, secret_keys=(KEY,), store=MemoryStore())
+
+    assert oauth.settings.base_url == HTTPS

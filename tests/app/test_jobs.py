@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -9,10 +11,11 @@ from starlette.routing import Route
 from atproto_oauth_asgi import (
     session_from,
 )
-from atproto_oauth_asgi.errors import NoSession
+from atproto_oauth_asgi.errors import NoSession, SessionRevoked
 from atproto_oauth_asgi.testing import Network
+from atproto_oauth_asgi.upkeep import LOOK_EVERY
 from tests.app.faulty_store import FaultyStore
-from tests.app.world import BASE_URL, PAGE, world
+from tests.app.world import BASE_URL, PAGE, live_of, world
 
 pytestmark = pytest.mark.anyio
 
@@ -84,3 +87,66 @@ async def test_a_job_inside_a_request_without_lifespan_leaves_the_request_workin
 
         assert answer.json()["handle"] == "alice.test"
         await here.oauth.runtime().aclose()
+
+
+async def test_a_job_without_lifespan_refreshes_after_a_request_as_before_one() -> None:
+    store = FaultyStore()
+    async with world(store=store, owned=False) as here:
+        await here.login()
+        assert (here.oauth.runtime().owners, here.oauth.runtime().attending) == (0, 0)
+        for version in (2, 3):
+            here.network.expire_access_tokens()
+            store.allow_refresh()
+            async with here.oauth.session_for(here.did()) as session:
+                await session.query("com.atproto.server.getSession")
+            assert store.sessions[0].version == version
+        await here.oauth.runtime().aclose()
+
+
+async def test_housekeeping_ends_with_the_job_that_began_it() -> None:
+    store, network = FaultyStore(), Network()
+    async with world(network, store=store) as first:
+        await first.login()
+        cookies = first.browser.cookies
+    inside, goes_on = asyncio.Event(), asyncio.Event()
+
+    async def wait(request: Request) -> Response:
+        inside.set()
+        await goes_on.wait()
+        return JSONResponse(await session_from(request).query("com.atproto.server.getSession"))
+
+    app = Starlette(routes=[Route("/wait", wait)])
+    async with world(network, app=app, store=store, owned=False) as here:
+        here.browser.cookies.update(cookies)
+        async with here.oauth.session_for(first.did()):
+            asked = asyncio.create_task(here.browser.get("/wait"))
+            await inside.wait()
+            assert "housekeeping" in names_of_tasks()
+        # The request stays; what only an owner may leave behind does not.
+        assert "housekeeping" not in names_of_tasks()
+        goes_on.set()
+        assert (await asked).status_code == 200
+        await here.oauth.runtime().aclose()
+
+
+def names_of_tasks() -> set[str]:
+    return {task.get_name() for task in asyncio.all_tasks()}
+
+
+@pytest.mark.parametrize("due", [False, True])
+async def test_a_session_that_is_held_ends_when_it_is_too_old(due: bool) -> None:
+    store = FaultyStore()
+    async with world(store=store, session_max_age=3600) as here:
+        await here.login()
+        async with here.oauth.session_for(here.did()) as session:
+            live = live_of(session)
+            store.clock.now += 3_600_000
+            if due:
+                live.access_expires = live.refresh_at = 0.0
+            else:
+                live.looked -= LOOK_EVERY
+            with pytest.raises(SessionRevoked) as caught:
+                await session.query("com.atproto.server.getSession")
+            assert caught.value.reason == "expired"
+        assert here.network.token_requests("refresh_token") == []
+        assert store.sessions[0].version == 1

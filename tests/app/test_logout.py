@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from atproto_oauth_asgi import session_from
+from atproto_oauth_asgi import Event, session_from
 from atproto_oauth_asgi.keys import ClientKeys, generate_client_keys
 from atproto_oauth_asgi.testing import Network
 from tests.app.faulty_store import FaultyStore
@@ -238,3 +238,22 @@ async def test_nothing_but_a_post_logs_anybody_out(method: str) -> None:
 
         assert answer.status_code == 405
         assert await here.who() == here.did()
+
+
+@pytest.mark.parametrize("how", ["a person", "the app"])
+async def test_what_ended_otherwise_is_not_told_as_a_logout(how: str) -> None:
+    store = FaultyStore()
+    told: list[str] = []
+
+    def hear(event: Event) -> None:
+        if event.name == "session.ended":
+            told.append(str(event.fields["reason"]))
+
+    async with world(store=store, on_event=hear) as here:
+        await here.login()
+        async with here.oauth.session_for(here.did()) as session:
+            # As another worker does when the server says so.
+            await store.end_session(session.id, "revoked")
+            await (here.logout() if how == "a person" else session.logout())
+        assert store.sessions[0].ended_reason == "revoked"
+    assert told == []

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import cast
 
 import httpx
@@ -12,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from atproto_oauth_asgi import ATProtoOAuth, ATProtoOAuthError, Login, LoginRefused
+from atproto_oauth_asgi import ATProtoOAuth, ATProtoOAuthError, Event, Login, LoginRefused
 from tests.app.faulty_store import FaultyStore
 from tests.app.world import BASE_URL, PAGE, world
 
@@ -101,7 +102,8 @@ async def test_an_http_exception_in_it_is_the_apps_own_answer(
     async def refuse(_: Login) -> None:
         raise answer
 
-    async with world(on_login=refuse, login_page=login_page) as here:
+    told: list[Event] = []
+    async with world(on_login=refuse, login_page=login_page, on_event=told.append) as here:
         callback = await here.approved()
         back = await here.browser.get(callback, headers=PAGE)
 
@@ -111,6 +113,11 @@ async def test_an_http_exception_in_it_is_the_apps_own_answer(
         assert back.headers["cache-control"] == "no-store"
         assert here.cookie is None
         assert await here.revoked()
+        # It is no defect, whoever watches the log for those.
+        failed = [event for event in told if event.level >= logging.WARNING]
+        assert [(event.name, event.fields["error"]) for event in failed] == [
+            ("login.failed", "login_refused")
+        ]
         # It is given once; a reload is told that the app said no.
         again = await here.browser.get(callback, headers=PAGE)
         if login_page is None:

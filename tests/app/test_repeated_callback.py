@@ -312,3 +312,33 @@ async def test_a_store_that_gives_the_attempt_out_twice_does_not_get_the_code_se
 
         assert again.status_code == 303
         assert len(here.network.token_requests("authorization_code")) == 1
+
+
+async def test_a_browser_that_goes_while_the_attempt_is_used_up_comes_back_for_its_session(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = FaultyStore()
+    async with world(store=store) as here:
+        callback = await here.approved(next="/who")
+        consume = store.consume
+        used, answers = asyncio.Event(), asyncio.Event()
+
+        async def slowly(key_hash: bytes, *, kind: str) -> Consumed | None:
+            consumed = await consume(key_hash, kind=kind)
+            used.set()
+            await answers.wait()
+            return consumed
+
+        with monkeypatch.context() as patch:
+            patch.setattr(store, "consume", slowly)
+            gone = asyncio.create_task(here.browser.get(callback))
+            await used.wait()
+            gone.cancel()
+            await asyncio.wait({gone})
+            answers.set()
+        again = await here.browser.get(callback)
+
+        assert gone.cancelled()
+        assert (again.status_code, again.headers["location"]) == (303, f"{BASE_URL}/who")
+        assert await here.who() == here.did()
+        assert len(store.sessions) == 1

@@ -104,6 +104,7 @@ async def test_it_calls_the_pds_in_every_way() -> None:
         "",
         "\\\\evil.example/x",
         "https://[bad/x",
+        "https://xn--a/x",
     ],
 )
 async def test_its_tokens_go_to_its_pds_only(path: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from atproto_oauth_asgi import Event
 from atproto_oauth_asgi.errors import SessionRevoked
 from tests.app.faulty_store import FaultyStore
 from tests.app.world import World, live_of, world
@@ -17,7 +18,8 @@ async def login(here: World) -> None:
 
 
 async def test_the_session_ends_with_its_token() -> None:
-    async with world() as here:
+    told: list[Event] = []
+    async with world(on_event=told.append) as here:
         await login(here)
         async with here.oauth.session_for(here.did()) as session:
             live_of(session).access_expires = 0.0
@@ -26,6 +28,8 @@ async def test_the_session_ends_with_its_token() -> None:
 
         assert caught.value.reason == "expired"
         assert await here.who() is None
+    ended = [event.fields["reason"] for event in told if event.name == "session.ended"]
+    assert ended == ["expired"]
 
 
 async def test_a_refused_token_ends_it_early() -> None:
