@@ -16,12 +16,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 
+import httpx
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from atproto_oauth_asgi.admission import VERIFY_DEADLINE, Finished, admit, verify
 from atproto_oauth_asgi.attempt import KIND, Attempt, digest
-from atproto_oauth_asgi.authorization_server import post
+from atproto_oauth_asgi.authorization_server import ASAnswer, post
 from atproto_oauth_asgi.cookies import CookieChange
 from atproto_oauth_asgi.core import Core
 from atproto_oauth_asgi.dpop import DPoPKey, Nonces
@@ -67,8 +68,8 @@ _INTERACTION = frozenset(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Received:
-    """A token response, its proof of origin, and what revokes it."""
+class _Grant:
+    """What a code is redeemed with, and what revokes the tokens."""
 
     did: str
     issuer: str
@@ -286,7 +287,39 @@ async def _exchange(
         msg = "The client_id has changed since this login began; start again."
         raise LoginExpired(msg)
     attempt = replace(attempt, client_kid=core.client.kid_for(attempt.client_kid))
-    key, nonces = attempt.key, Nonces(runtime.sessions.nonces)
+    grant = _Grant(
+        did=attempt.did or "unknown",
+        issuer=attempt.issuer,
+        client_kid=attempt.client_kid,
+        key=attempt.key,
+        nonces=Nonces(runtime.sessions.nonces),
+    )
+    server, sent, answer = await _redeem(core, runtime, attempt, code, grant)
+    document: Mapping[str, object] = {}
+    try:
+        if httpx.codes.is_success(answer.answer.status):
+            document = answer.document()
+        if answer.answer.status != HTTPStatus.OK:
+            raise refusal(answer, core.events)
+        response = TokenResponse.parse(document, sub=attempt.did)
+        if not answer.nonce_given:
+            msg = "The server takes DPoP proofs but gives no DPoP-Nonce (atproto OAuth: DPoP)."
+            raise AuthorizationFailed(msg)
+        identity = await verify(core, response.sub, attempt.issuer)
+        return await admit(
+            core, runtime, request, attempt, identity, response, grant.key, sent, cookie
+        )
+    except BaseException as exc:
+        runtime.revoker.start_raw(grant, document, server)
+        if isinstance(exc, BadAnswer):
+            raise AuthorizationFailed(str(exc)) from exc
+        raise
+
+
+async def _redeem(
+    core: Core, runtime: Runtime, attempt: Attempt, code: str, grant: _Grant
+) -> tuple[ServerMetadata, float, ASAnswer]:
+    """Send the code to the token endpoint; return whose that is, when that was, and the answer."""
     try:
         server = await core.discovery.for_issuer(attempt.issuer)
         sent = time.monotonic()
@@ -302,8 +335,8 @@ async def _exchange(
             },
             issuer=attempt.issuer,
             kid=attempt.client_kid,
-            key=key,
-            nonces=nonces,
+            key=grant.key,
+            nonces=grant.nonces,
             deadline=EXCHANGE_DEADLINE,
         )
     except Unreachable as exc:
@@ -312,39 +345,7 @@ async def _exchange(
         raise AuthorizationFailed(str(exc)) from exc
     except ClientKeyMissing as exc:
         raise LoginExpired(str(exc)) from exc
-    if answer.answer.status != HTTPStatus.OK:
-        raise refusal(answer, core.events)
-    document: Mapping[str, object] = {}
-    received = _Received(
-        did=attempt.did or "unknown",
-        issuer=attempt.issuer,
-        client_kid=attempt.client_kid,
-        key=key,
-        nonces=nonces,
-    )
-    try:
-        document = answer.document()
-        response = TokenResponse.parse(document, sub=attempt.did)
-        if not answer.nonce_given:
-            msg = "The server takes DPoP proofs but gives no DPoP-Nonce (atproto OAuth: DPoP)."
-            raise AuthorizationFailed(msg)
-        identity = await verify(core, response.sub, attempt.issuer)
-        return await admit(core, runtime, request, attempt, identity, response, key, sent, cookie)
-    except BadAnswer as exc:
-        _revoke(runtime, received, document, server)
-        raise AuthorizationFailed(str(exc)) from exc
-    except BaseException:
-        _revoke(runtime, received, document, server)
-        raise
-
-
-def _revoke(
-    runtime: Runtime,
-    received: _Received,
-    document: Mapping[str, object],
-    server: ServerMetadata,
-) -> None:
-    runtime.revoker.start_raw(received, document, server)
+    return server, sent, answer
 
 
 def _denied(parameters: Mapping[str, str]) -> LoginError:

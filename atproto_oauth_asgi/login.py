@@ -9,7 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from urllib.parse import unquote_plus, urlencode
+
+import httpx
 
 from atproto_oauth_asgi.attempt import (
     KIND,
@@ -29,6 +32,7 @@ from atproto_oauth_asgi.errors import (
     BadAnswer,
     LoginError,
     PDSUnreachable,
+    ResolutionError,
     ScopeRefused,
     Unreachable,
 )
@@ -114,7 +118,8 @@ async def begin_login(
     request_uri = await _push(core, net, Nonces(nonces), account.server, form, key=key, kid=kid)
     attempt = Attempt(
         issuer=account.server.issuer,
-        did=account.did,
+        # The account that is made now has another DID than the one that was typed.
+        did=None if wanted.prompt == "create" else account.did,
         verifier=verifier,
         dpop_key=encode_key(key),
         redirect_uri=redirect_uri,
@@ -228,8 +233,8 @@ def _is_positive_integer(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
 
 
-def refusal(answer: ASAnswer, events: Events) -> LoginError:
-    """Return the error for an authorization server's refusal."""
+def refusal(answer: ASAnswer, events: Events) -> LoginError | ResolutionError:
+    """Return the error for an authorization server's refusal, or its trouble."""
     error = answer.error
     words = f"The authorization server answered {answer.answer.status} {error or ''}".rstrip()
     events.warning(
@@ -240,4 +245,7 @@ def refusal(answer: ASAnswer, events: Events) -> LoginError:
     )
     if error == "invalid_scope":
         return ScopeRefused(f"{words}; it does not grant the scope that was asked for.")
+    status = answer.answer.status
+    if status == HTTPStatus.TOO_MANY_REQUESTS or httpx.codes.is_server_error(status):
+        return PDSUnreachable(f"{words}; it may do so in a moment.", identifier=answer.answer.host)
     return AuthorizationFailed(f"{words}; see the log for its words.", error=error)

@@ -27,6 +27,7 @@ from atproto_oauth_asgi.net_policy import NetPolicy
 from atproto_oauth_asgi.origins import parse_origin
 from atproto_oauth_asgi.scopes import canonical, check_scopes
 from atproto_oauth_asgi.sealing import KeyRing
+from atproto_oauth_asgi.tokens import MAX_SCOPE
 
 DEFAULT_STORE_URL = "sqlite:///atproto-oauth.db"
 
@@ -99,6 +100,11 @@ class Settings:
         any_client_id = self.net_policy is not None and self.net_policy.any_client_id
         base = check_base_url(self.base_url, any_client_id=any_client_id)
         scope, optional_scope = check_scopes(self.scope, self.optional_scope)
+        if len(scope) + len(optional_scope) >= MAX_SCOPE:
+            raise ConfigurationError(
+                f"SCOPE and OPTIONAL_SCOPE are longer than {MAX_SCOPE} characters together, and no"
+                " login could be finished; ask for less, or for permission sets (`include:`)."
+            )
         prefix = check_prefix(self.prefix)
         self._set("_base", base)
         self._set("base_url", base.url)

@@ -23,7 +23,8 @@ from atproto_oauth_asgi.permissions import is_scope_string
 UNKNOWN_LIFE_MS = 300_000
 SHORTEST_LIFE_MS = 1_000
 LONGEST_LIFE_MS = 24 * 3600 * 1000
-_MAX_SCOPE = 16_384
+#: Characters of the longest scope that is asked for, or taken.
+MAX_SCOPE = 16_384
 
 # What RFC 6749 allows in a token (Appendices A.12 and A.17); an access token goes into headers,
 # which have no place for spaces (RFC 9449 §7.1).
@@ -94,7 +95,7 @@ class TokenResponse:
         Raises:
             BadAnswer: a member is missing or of the wrong type.
             AuthorizationFailed: the tokens are not DPoP-bound.
-            ScopeRefused: the scope lacks `atproto`.
+            ScopeRefused: the scope lacks `atproto`, or is too long.
             WrongAccount: the tokens are for another account.
         """
         access_token = document.get("access_token")
@@ -110,9 +111,11 @@ class TokenResponse:
             msg = "The token response has a refresh_token that is not a string."
             raise BadAnswer(msg)
         scope = document.get("scope")
+        if isinstance(scope, str) and len(scope) > MAX_SCOPE:
+            msg = f"The granted scope is longer than {MAX_SCOPE} characters; it was refused."
+            raise ScopeRefused(msg)
         if (
             not isinstance(scope, str)
-            or len(scope) > _MAX_SCOPE
             or not is_scope_string(scope)
             or "atproto" not in scope.split()
         ):

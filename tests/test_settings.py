@@ -417,3 +417,12 @@ def test_a_keyword_is_used_whatever_its_variable_says() -> None:
     oauth = ATProtoOAuth.from_env(environ, secret_keys=(KEY,), store=MemoryStore())
 
     assert oauth.settings.base_url == HTTPS
+
+
+def test_a_scope_that_no_login_could_be_finished_with_is_refused_at_the_start() -> None:
+    scope = "atproto " + " ".join(f"repo:app.example.a{number}" for number in range(800))
+
+    with pytest.raises(ConfigurationError, match="longer than 16384 characters together"):
+        Settings(base_url=LOCAL, scope=scope)
+    with pytest.raises(ConfigurationError, match="longer than 16384 characters together"):
+        Settings(base_url=LOCAL, optional_scope=scope.removeprefix("atproto "))

@@ -107,7 +107,11 @@ def test_what_is_wrong_is_refused(name: str, value: object, error: type[ATProtoO
         ),
         "refresh_token": "The token response has a refresh_token that is not a string.",
         "token_type": "The server gave tokens that are not DPoP-bound; they were refused.",
-        "scope": "The granted scope lacks `atproto`; no session can be made from it.",
+        "scope": (
+            "The granted scope is longer than 16384 characters; it was refused."
+            if isinstance(value, str) and len(value) > 16_384
+            else "The granted scope lacks `atproto`; no session can be made from it."
+        ),
         "sub": (
             f"The tokens are for {other}, not for {DID} with which the login began."
             if value == other

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import pytest
 
 from atproto_oauth_asgi.testing import Network
+from atproto_oauth_asgi.testing.web import Answer
 from tests.app.world import changed, world
 
 pytestmark = pytest.mark.anyio
@@ -65,8 +67,6 @@ async def test_the_code_is_never_sent_twice_whatever_the_server_answers(status: 
 @pytest.mark.spec("H1", "H2")
 @pytest.mark.parametrize("body", [b"", b"[]", b"null", b'"x"', b"<html>", b"[" * 5000])
 async def test_an_answer_that_is_no_json_object_ends_the_login(body: bytes) -> None:
-    from dataclasses import replace
-
     async with world() as here:
         callback = await here.approved()
         with here.network.alter(
@@ -120,3 +120,18 @@ async def test_the_code_goes_to_the_server_that_the_login_began_with() -> None:
 
         assert back.status_code >= 400
         assert {one.server for one in network.log.of("token")} == {network.host.origin}
+
+
+@pytest.mark.spec("K5", "H2")
+async def test_tokens_with_another_status_than_200_are_refused_and_revoked() -> None:
+    def created(answer: Answer) -> Answer:
+        return replace(answer, status=201) if answer.status == 200 else answer
+
+    async with world() as here:
+        callback = await here.approved()
+        with here.network.alter("/oauth/token", created):
+            back = await here.browser.get(callback)
+
+        assert back.status_code == 502
+        assert here.cookie is None
+        assert await here.revoked()

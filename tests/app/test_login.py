@@ -185,3 +185,14 @@ async def test_a_form_that_is_too_large_or_no_form_is_refused() -> None:
         assert {large.status_code, broken.status_code, lists.status_code, nested.status_code} == {
             400
         }
+
+
+@pytest.mark.spec("E6", "H6")
+async def test_who_signs_up_comes_back_with_another_account_than_the_one_typed() -> None:
+    async with world() as here:
+        here.network.add_account("newcomer.test")
+        begun = await here.begin(prompt="create")
+        back = here.network.approve(begun.headers["location"], "newcomer.test")
+
+        assert (await here.browser.get(back)).status_code == 303
+        assert await here.who() == here.did("newcomer.test")

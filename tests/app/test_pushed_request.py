@@ -197,3 +197,15 @@ async def test_a_refused_request_is_typed_and_the_servers_words_are_for_the_log(
     said = [one for one in caplog.records if one.getMessage() == "login.refused_by_server"]
     assert len(said) == 2
     assert all("Loopback clients are" in str(one.__dict__) for one in said)
+
+
+@pytest.mark.spec("E11")
+@pytest.mark.parametrize("status", [429, 500, 503])
+async def test_a_server_in_trouble_is_tried_again_in_a_moment(status: int) -> None:
+    async with world() as here:
+        with here.network.alter("/oauth/par", lambda _: Answer(status=status)):
+            begun = await here.begin()
+
+        assert begun.status_code == 502
+        assert begun.headers["retry-after"] == "5"
+        assert "could not be reached. Please try again in a moment." in begun.text
