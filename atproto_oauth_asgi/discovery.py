@@ -11,12 +11,11 @@ from atproto_oauth_asgi.errors import (
     ATProtoOAuthError,
     BadAnswer,
     FetchError,
-    NotOAuthCapable,
     PDSUnreachable,
 )
 from atproto_oauth_asgi.net import Net
 from atproto_oauth_asgi.origins import parse_origin
-from atproto_oauth_asgi.server_metadata import ServerMetadata, read_server_metadata
+from atproto_oauth_asgi.server_metadata import ServerMetadata, incapable, read_server_metadata
 from atproto_oauth_asgi.ttl_cache import TTLCache
 
 __all__ = ["Discovery", "ServerMetadata"]
@@ -61,7 +60,7 @@ class Discovery:
         """
         issuer = await self._issuer_of(origin, fresh=fresh)
         if issuer is None:
-            raise _incapable(origin, "it has no protected-resource metadata")
+            raise incapable(origin, "it has no protected-resource metadata")
         return await self._for_resource(origin, issuer, fresh=fresh)
 
     async def for_server(self, origin: str) -> tuple[str | None, ServerMetadata]:
@@ -114,7 +113,7 @@ class Discovery:
         server = await self.for_issuer(issuer, fresh=fresh)
         if server.protected_resources is not None and origin not in server.protected_resources:
             # RFC 9728 §4: else any PDS could claim somebody else's authorization server.
-            raise _incapable(origin, f"its authorization server {issuer} does not answer for it")
+            raise incapable(origin, f"its authorization server {issuer} does not answer for it")
         return server
 
     async def _issuer_of(self, origin: str, *, fresh: bool) -> str | None:
@@ -148,18 +147,18 @@ class Discovery:
             plain_hosts=policy.allow_private_hosts,
         )
         if canonical != url:
-            raise _incapable(url[:200], "its address is not a bare https origin in lower case")
+            raise incapable(url[:200], "its address is not a bare https origin in lower case")
 
 
 def _read_issuer(origin: str, document: Mapping[str, object]) -> str:
     if document.get("resource") != origin:
-        raise _incapable(origin, "its `resource` is another server's")
+        raise incapable(origin, "its `resource` is another server's")
     servers = document.get("authorization_servers")
     if isinstance(servers, list):
         entries = cast("list[object]", servers)
         if len(entries) == 1 and isinstance(entries[0], str):
             return entries[0]
-    raise _incapable(origin, "`authorization_servers` does not hold exactly one server")
+    raise incapable(origin, "`authorization_servers` does not hold exactly one server")
 
 
 def _failure(origin: str, exc: FetchError) -> ATProtoOAuthError:
@@ -168,11 +167,4 @@ def _failure(origin: str, exc: FetchError) -> ATProtoOAuthError:
     status = exc.http_status
     if status is not None and (status == _MANY_REQUESTS or status >= _SERVER_ERROR):
         return PDSUnreachable(f"{origin} answered {status}; try again.", identifier=origin)
-    return _incapable(origin, f"its metadata could not be read ({exc})")
-
-
-def _incapable(server: str, why: str) -> NotOAuthCapable:
-    return NotOAuthCapable(
-        f"{server} does not meet the atproto profile of OAuth: {why}. Its operator must mend it.",
-        identifier=server,
-    )
+    return incapable(origin, f"its metadata could not be read ({exc})")

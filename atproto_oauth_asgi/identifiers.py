@@ -19,9 +19,6 @@ Handle = NewType("Handle", str)
 
 _MAX_DID = 2048
 
-_HANDLE = re.compile(
-    r"(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?"
-)
 _DID = re.compile(r"did:[a-z]+:[a-zA-Z0-9._:%-]*[a-zA-Z0-9._-]")
 _DID_PLC = re.compile(r"did:plc:[a-z2-7]{24}")
 _LOCAL_WEB = re.compile(r"localhost(?:%3A([1-9][0-9]{0,4}))?")

@@ -19,7 +19,7 @@ class TooSlow(Exception):  # never leaves the refresh
     """The store needs too long to announce a request: nothing was sent."""
 
 
-class LeaseLost(Exception):  # never leaves this module
+class LeaseLost(Exception):  # never leaves the refresh
     """The row is not ours to refresh any more: nothing may be sent."""
 
 

@@ -136,7 +136,6 @@ class LiveSession:
         #: When the row was seen last, by the monotonic clock.
         self.looked = 0.0
         self.failures = 0
-        self.attempts = 0
         self._row: tuple[object, ...] = ()
         self.adopt(record)
 
@@ -181,7 +180,6 @@ class LiveSession:
         if record.status == "reauth_required":
             self.end("reauth_required")
         self.failures = record.failures
-        self.attempts = record.attempts
         row = (record.version, record.failures, record.lease_owner, record.lease_until)
         if row != self._row:
             self._row = row
@@ -206,7 +204,6 @@ class LiveSession:
         self.life = life
         self.refresh_at = refresh_at
         self.failures = 0
-        self.attempts = 0
         self.waited_in_vain = False
 
     def end(self, reason: str) -> None:

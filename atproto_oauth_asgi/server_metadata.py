@@ -61,24 +61,24 @@ def read_server_metadata(
         AddressRefused: An endpoint lies on a port or at an address that may not be opened.
     """
     if document.get("issuer") != issuer:
-        raise _incapable(issuer, "`issuer` is another server's")
+        raise incapable(issuer, "`issuer` is another server's")
     for field, needed in _MUST_LIST:
         missing = needed - (_strings(document, field) or frozenset())
         if missing:
-            raise _incapable(issuer, f"`{field}` lacks {', '.join(sorted(missing))}")
+            raise incapable(issuer, f"`{field}` lacks {', '.join(sorted(missing))}")
     if "none" in (_strings(document, "token_endpoint_auth_signing_alg_values_supported") or ()):
-        raise _incapable(issuer, "it accepts client assertions without a signature")
+        raise incapable(issuer, "it accepts client assertions without a signature")
     for field in _MUST_BE_TRUE:
         if document.get(field) is not True:
-            raise _incapable(issuer, f"`{field}` is not true")
+            raise incapable(issuer, f"`{field}` is not true")
     if document.get("require_request_uri_registration", True) is not True:
-        raise _incapable(issuer, "`require_request_uri_registration` is not true")
+        raise incapable(issuer, "`require_request_uri_registration` is not true")
     revocation: str | None = None
     if document.get("revocation_endpoint") is not None:
         revocation = _endpoint(issuer, document, "revocation_endpoint", policy)
     resources = _strings(document, "protected_resources")
     if resources is None and document.get("protected_resources") is not None:
-        raise _incapable(issuer, "`protected_resources` is not a list of strings")
+        raise incapable(issuer, "`protected_resources` is not a list of strings")
     return ServerMetadata(
         issuer=issuer,
         authorization_endpoint=_endpoint(issuer, document, "authorization_endpoint", policy),
@@ -116,7 +116,7 @@ def _endpoint(issuer: str, document: Mapping[str, object], field: str, policy: N
     )
     # An endpoint must not carry a fragment (RFC 6749 §3.1, §3.2).
     if not isinstance(url, str) or address is None or "#" in url:
-        raise _incapable(issuer, f"`{field}` is not an https URL")
+        raise incapable(issuer, f"`{field}` is not an https URL")
     if address.origin not in policy.apps:
         # The browser opens one of these, not we; a server that names a private one is no less odd.
         guard = Guard(policy, Resolver(policy))
@@ -124,8 +124,9 @@ def _endpoint(issuer: str, document: Mapping[str, object], field: str, policy: N
     return url
 
 
-def _incapable(issuer: str, why: str) -> NotOAuthCapable:
+def incapable(server: str, why: str) -> NotOAuthCapable:
+    """Return the error for a server that does not meet the profile."""
     return NotOAuthCapable(
-        f"{issuer} does not meet the atproto profile of OAuth: {why}. Its operator must mend it.",
-        identifier=issuer,
+        f"{server} does not meet the atproto profile of OAuth: {why}. Its operator must mend it.",
+        identifier=server,
     )
