@@ -10,6 +10,7 @@ from time import monotonic
 from atproto_oauth_asgi.dpop import DPoPKey, Nonces, token_hash
 from atproto_oauth_asgi.errors import RefreshFailed, SessionRevoked
 from atproto_oauth_asgi.store import SessionRecord
+from atproto_oauth_asgi.tasks import Kept
 from atproto_oauth_asgi.tokens import Tokens
 from atproto_oauth_asgi.vault import Vault
 
@@ -66,7 +67,7 @@ class Flight:
         self.posting = False
         #: Why it ended without new tokens.
         self.error: RefreshFailed | None = None
-        self.task: asyncio.Task[None] | None = None
+        self.task: Kept[None] | None = None
 
     @property
     def served(self) -> bool:
@@ -82,6 +83,9 @@ class Flight:
         """Note that a token request is about to leave."""
         self.posting = True
         self._departed.set()
+        if self.task is not None:
+            # From here on it may hold the only live tokens.
+            self.task.kept = True
 
     def serve(self) -> None:
         """Let everybody go on who waits."""

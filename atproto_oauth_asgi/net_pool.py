@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from time import monotonic
+from typing import Protocol, cast
 
 import httpcore
 
@@ -50,7 +51,7 @@ class _Connection(httpcore.AsyncConnectionInterface):
             raise httpcore.ConnectionNotAvailable
         self._begun = self._entering = True
         try:
-            return await self._inner.handle_async_request(request)
+            response = await self._inner.handle_async_request(request)
         except httpcore.ConnectionNotAvailable:
             # Somebody else's request is on it.
             raise
@@ -59,6 +60,13 @@ class _Connection(httpcore.AsyncConnectionInterface):
             raise
         finally:
             self._entering = False
+        response.stream = _Body(cast("_Stream", response.stream), self)
+        return response
+
+    async def give_up(self) -> None:
+        """Close, unless the request on it has come to its end all the same."""
+        if not self._inner.is_idle():
+            await self.aclose()
 
     async def aclose(self) -> None:
         # Nothing is waited for, so nothing can be cancelled half-way.
@@ -83,6 +91,38 @@ class _Connection(httpcore.AsyncConnectionInterface):
 
     def is_closed(self) -> bool:
         return self._gone or self._inner.is_closed()
+
+
+class _Stream(Protocol):
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+    async def aclose(self) -> None: ...
+
+
+class _Body:
+    """Is a body whose connection closes when the reading, or its end, is cut off.
+
+    What httpcore does then takes several steps, and a second cancellation ends it half-way.
+    """
+
+    def __init__(self, inner: _Stream, connection: _Connection) -> None:
+        self._inner = inner
+        self._connection = connection
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            async for part in self._inner:
+                yield part
+        except BaseException:
+            await self._connection.give_up()
+            raise
+
+    async def aclose(self) -> None:
+        try:
+            await self._inner.aclose()
+        except BaseException:
+            await self._connection.give_up()
+            raise
 
 
 _endings: set[asyncio.Task[None]] = set()

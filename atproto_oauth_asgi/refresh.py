@@ -51,7 +51,7 @@ from atproto_oauth_asgi.refresh_timing import RefreshTiming, milliseconds
 from atproto_oauth_asgi.revocation import Revoker
 from atproto_oauth_asgi.server_metadata import ServerMetadata
 from atproto_oauth_asgi.store import EndedReason, Store
-from atproto_oauth_asgi.tasks import Tasks
+from atproto_oauth_asgi.tasks import Kept, Tasks
 from atproto_oauth_asgi.tokens import TokenResponse, Tokens
 
 _SECONDS = re.compile(r"[0-9]{1,9}")
@@ -210,7 +210,7 @@ class Refresher:
             told: set[Learnt] = set()
             while True:
                 left = asyncio.Event()
-                task = asyncio.create_task(
+                task = Kept(
                     attempt(
                         self._net,
                         self._client,
@@ -226,6 +226,7 @@ class Refresher:
                         before_send=partial(self._leave, hold, left),
                     )
                 )
+                task.kept = True
                 result = await self._await_post(task, left)
                 if result is None or result.learnt is None or result.learnt in told:
                     break

@@ -17,6 +17,41 @@ T = TypeVar("T")
 Running = Collection[asyncio.Task[object]]
 
 
+class Kept(asyncio.Task[T]):
+    """Is a task that an event loop which ends waits for, once `kept` is set.
+
+    `asyncio.run` cancels whatever is left when its main coroutine has returned, and then runs the
+    loop until that is over. Everybody else may cancel it as ever.
+
+    Args:
+        work: What it does.
+        name: Its name.
+        closing: Set when the loop ends, so that work which goes on for ever comes to an end.
+    """
+
+    def __init__(
+        self,
+        work: Coroutine[object, object, T],
+        *,
+        name: str | None = None,
+        closing: asyncio.Event | None = None,
+    ) -> None:
+        super().__init__(work, loop=asyncio.get_running_loop(), name=name)
+        self.kept = False
+        self._closing = closing
+
+    def cancel(self, msg: object = None) -> bool:
+        """Cancel, unless the event loop ends and the task is to be kept."""
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            if self.kept and not self.done():
+                if self._closing is not None:
+                    self._closing.set()
+                return False
+        return super().cancel(msg)
+
+
 class Tasks:
     """Owns every background task of one event loop."""
 
@@ -29,9 +64,9 @@ class Tasks:
     def __len__(self) -> int:
         return len(self._tasks)
 
-    def start(self, work: Coroutine[object, object, T], *, name: str) -> asyncio.Task[T]:
+    def start(self, work: Coroutine[object, object, T], *, name: str) -> Kept[T]:
         """Run work in a task of its own, which no request can cancel."""
-        task: asyncio.Task[T] = asyncio.create_task(work, name=name)
+        task = Kept(work, name=name, closing=self.closing)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
         return task
@@ -46,7 +81,8 @@ class Tasks:
 
     def running(self) -> list[asyncio.Task[object]]:
         """Return the tasks that have not come to their end."""
-        return list(self._tasks)
+        # One that is done is let go of in the next round of the loop only.
+        return [task for task in self._tasks if not task.done()]
 
     async def drain(self, timeout: float) -> None:
         """Let all tasks come to their end for at most `timeout` seconds, then cancel the rest."""

@@ -76,6 +76,42 @@ async def test_a_place_is_free_again_in_whatever_moment_a_request_is_cancelled(
         assert (await way.client.get(f"{server.url}/")).status_code == 200
 
 
+@pytest.mark.parametrize("how", ["whole", "streamed"])
+async def test_a_body_that_is_cancelled_twice_costs_no_place(
+    how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(net, "_MAX_CONNECTIONS", 2)
+
+    async def respond(writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+        for _ in range(1000):
+            writer.write(b"x" * 10)
+            await writer.drain()
+            await asyncio.sleep(0)
+
+    async def call(client: httpx.AsyncClient, url: str) -> None:
+        if how == "whole":
+            await client.get(url)
+            return
+        async with client.stream("GET", url) as answer:
+            async for _ in answer.aiter_raw():
+                pass
+
+    async with serving(respond) as slow:
+        for rounds in range(8, 60):
+            for between in (1, 2, 3):
+                async with opened() as way:
+                    task = asyncio.create_task(call(way.client, f"{slow.url}/"))
+                    for _ in range(rounds):
+                        await asyncio.sleep(0)
+                    task.cancel()
+                    for _ in range(between):
+                        await asyncio.sleep(0)
+                    task.cancel()
+                    await asyncio.wait({task})
+                    await is_empty(way.client)
+
+
 async def swept(way: Net, url: str, rounds: int) -> None:
     """Cancel a request after so many rounds of the loop; its place has to be free again."""
     task = asyncio.create_task(way.client.get(url))

@@ -19,6 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from atproto_oauth_asgi.errors import StoreError
+from atproto_oauth_asgi.tasks import Kept
 from atproto_oauth_asgi_stores.connections import (
     fresh_connection,
     live_connection,
@@ -151,11 +152,13 @@ class Database:
         fallen silent, or lead to a server that may not write any more, it is tried on a fresh
         connection as well. So it may run twice, and must be guarded: the second changes nothing.
         """
-        tries = [asyncio.ensure_future(self.change(statement))]
+        tries = [Kept(self.change(statement))]
+        tries[0].kept = True
         try:
             await asyncio.wait(tries, timeout=POOL_PATIENCE)
             if not tries[0].done() or tries[0].exception() is not None:
-                tries.append(asyncio.ensure_future(self._change_freshly(statement)))
+                tries.append(Kept(self._change_freshly(statement)))
+                tries[1].kept = True
             error: StoreError | None = None
             for one in asyncio.as_completed(tries):
                 try:
@@ -206,7 +209,8 @@ class Database:
         loop = asyncio.get_running_loop()
         working = [task for task in self._working.copy() if task.get_loop() is loop]
         if working:
-            await asyncio.wait(working, timeout=LOCK_TIMEOUT)
+            # As long as they may take: what comes back to a closed pool would stay open.
+            await asyncio.wait(working, timeout=max(self._deadline or 0.0, LOCK_TIMEOUT))
         if self._own is not None:
             with driver_errors_translated():
                 await self._own.aclose()

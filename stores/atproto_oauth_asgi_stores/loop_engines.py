@@ -46,8 +46,10 @@ class Engines:
 
     async def dispose(self) -> None:
         """Close all connections, on the event loop that they belong to."""
-        await self.writer.dispose()
-        await self.reader.dispose()
+        try:
+            await self.writer.dispose()
+        finally:
+            await self.reader.dispose()
 
     async def abandon(self) -> None:
         """Let go of connections whose event loop is closed: nothing of theirs can be awaited."""

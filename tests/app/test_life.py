@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -386,3 +387,25 @@ async def test_two_loops_at_once_share_sessions_and_nothing_else(tmp_path: Path)
         # A worker thread with a loop of its own, as Celery has.
         assert await asyncio.to_thread(asyncio.run, job()) == "alice.test"
         assert (await here.browser.get("/me")).json()["handle"] == "alice.test"
+
+
+async def test_the_end_of_a_request_does_not_wait_for_what_is_over() -> None:
+    """A task that is done is let go of one round of the loop later; others need that round too."""
+    async with world(owned=False) as here:
+        runtime = await here.oauth.open()
+        turns = 0
+
+        async def turn() -> None:
+            nonlocal turns
+            turns += 1
+
+        before = runtime.arrive()
+        task = runtime.tasks.start(turn(), name="over")
+        task.remove_done_callback(runtime.tasks._ended)
+        await task
+        began = time.monotonic()
+        await runtime.depart(before)
+
+        assert (task.done(), turns) == (True, 1)
+        assert time.monotonic() - began < runtime.timing.marked_lease / 2
+        await runtime.aclose()

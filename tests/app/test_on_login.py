@@ -115,9 +115,9 @@ async def test_an_http_exception_in_it_is_the_apps_own_answer(
         assert await here.revoked()
         # It is no defect, whoever watches the log for those.
         failed = [event for event in told if event.level >= logging.WARNING]
-        assert [(event.name, event.fields["error"]) for event in failed] == [
-            ("login.failed", "login_refused")
-        ]
+        assert [event.name for event in failed] == ["login.failed"]
+        why = f"The app's on_login answered {answer.status_code}."
+        assert dict(failed[0].fields) == {"error": "login_refused", "why": why}
         # It is given once; a reload is told that the app said no.
         again = await here.browser.get(callback, headers=PAGE)
         if login_page is None:

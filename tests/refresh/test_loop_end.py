@@ -1,0 +1,106 @@
+"""An event loop that ends while a token request is in the air: the tokens are stored first."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+import warnings
+from dataclasses import replace
+
+import pytest
+
+from atproto_oauth_asgi import ATProtoOAuth
+from atproto_oauth_asgi.errors import StoreUnavailable
+from atproto_oauth_asgi.refresh_timing import RefreshTiming
+from tests.refresh.fleet import (
+    GET_SESSION,
+    LOOPBACK_URL,
+    PATIENT,
+    QUICK,
+    SCOPE,
+    SECRET_KEYS,
+    Fleet,
+    fleet,
+)
+
+pytestmark = [pytest.mark.anyio, pytest.mark.spec("J1", "J4")]
+
+
+def run_a_job(
+    here: Fleet, ready: threading.Event, *, timing: RefreshTiming = PATIENT, cancelled: bool = False
+) -> None:
+    """Run an event loop whose main coroutine does not wait for the job that it began."""
+
+    async def job(oauth: ATProtoOAuth) -> None:
+        async with oauth.session_for(here.network.account("alice.test").did) as session:
+            await session.get(GET_SESSION)
+
+    async def main() -> None:
+        oauth = ATProtoOAuth(
+            LOOPBACK_URL,
+            store=here.store,
+            timing=timing,
+            net_policy=here.policy,
+            secret_keys=SECRET_KEYS,
+            scope=SCOPE,
+        )
+        task = asyncio.create_task(job(oauth))
+        await asyncio.to_thread(ready.wait)
+        if cancelled:
+            # It leaves its block, then the wait for its refresh, then that for all tasks.
+            for _ in range(3):
+                task.cancel()
+                await asyncio.sleep(0.01)
+            await asyncio.wait({task})
+
+    asyncio.run(main())
+    with warnings.catch_warnings():
+        # Who is cancelled while it closes connections leaves some to the collector.
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_the_loop_ends_when_the_tokens_are_stored(cancelled: bool) -> None:
+    async with fleet(served=True) as here:
+        ready = threading.Event()
+        async with here.network.pause_token_endpoint(grant="refresh_token", when="after") as pause:
+            thread = threading.Thread(
+                target=run_a_job, args=(here, ready), kwargs={"cancelled": cancelled}
+            )
+            thread.start()
+            await pause.arrived()
+            ready.set()
+            # The loop has no main coroutine any more when the answer comes.
+            await asyncio.sleep(0.2)
+            pause.release()
+            await asyncio.to_thread(thread.join)
+
+        assert here.row.version == 2
+        assert here.refreshes == 1
+        assert here.alive_at_the_server
+
+
+async def test_a_loop_ends_though_the_store_stays_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with fleet(served=True) as here:
+        ready = threading.Event()
+
+        async def away(*_args: object, **_more: object) -> bool:
+            raise StoreUnavailable("The database does not answer; this is a planted fault.")
+
+        async with here.network.pause_token_endpoint(grant="refresh_token", when="after") as pause:
+            timing = replace(QUICK, wait=0.5)
+            thread = threading.Thread(
+                target=run_a_job, args=(here, ready), kwargs={"timing": timing}
+            )
+            thread.start()
+            await pause.arrived()
+            monkeypatch.setattr(here.store, "commit_refresh", away)
+            ready.set()
+            await asyncio.sleep(0.2)
+            pause.release()
+            await asyncio.to_thread(thread.join, 30)
+
+        assert not thread.is_alive()
+        assert here.row.version == 1
