@@ -401,7 +401,7 @@ async def test_the_end_of_a_request_does_not_wait_for_what_is_over() -> None:
 
         before = runtime.arrive()
         task = runtime.tasks.start(turn(), name="over")
-        task.remove_done_callback(runtime.tasks._ended)
+        task.remove_done_callback(runtime.tasks._ended)  # pyright: ignore[reportPrivateUsage]
         await task
         began = time.monotonic()
         await runtime.depart(before)
