@@ -150,3 +150,5 @@ async def test_a_session_that_is_held_ends_when_it_is_too_old(due: bool) -> None
             assert caught.value.reason == "expired"
         assert here.network.token_requests("refresh_token") == []
         assert store.sessions[0].version == 1
+        # Nor is anything held that others would wait for.
+        assert store.sessions[0].lease_until is None
