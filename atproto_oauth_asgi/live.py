@@ -160,10 +160,6 @@ class LiveSession:
         if record.status == "ended":
             self.end(record.ended_reason or "revoked")
             return
-        if record.remaining_ms <= 0:
-            # Over, though nobody has swept it away yet.
-            self.end("expired")
-            return
         if record.version < self.version:
             return
         if record.version > self.version or replace:
@@ -183,6 +179,9 @@ class LiveSession:
             self.refresh_at = monotonic() + record.refresh_wait_ms / 1000
         if record.status == "reauth_required":
             self.end("reauth_required")
+        elif record.remaining_ms <= 0:
+            # Over, though nobody has swept it away yet; its newest tokens are those to revoke.
+            self.end("expired")
         self.failures = record.failures
         row = (record.version, record.failures, record.lease_owner, record.lease_until)
         if row != self._row:

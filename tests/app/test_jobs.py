@@ -12,6 +12,7 @@ from atproto_oauth_asgi import (
     session_from,
 )
 from atproto_oauth_asgi.errors import NoSession, SessionRevoked
+from atproto_oauth_asgi.operator_revoke import revoke
 from atproto_oauth_asgi.testing import Network
 from atproto_oauth_asgi.upkeep import LOOK_EVERY
 from tests.app.faulty_store import FaultyStore
@@ -152,3 +153,17 @@ async def test_a_session_that_is_held_ends_when_it_is_too_old(due: bool) -> None
         assert store.sessions[0].version == 1
         # Nor is anything held that others would wait for.
         assert store.sessions[0].lease_until is None
+
+
+async def test_an_operator_revokes_what_is_too_old_and_not_swept_yet() -> None:
+    store, network = FaultyStore(), Network()
+    async with world(network, store=store, session_max_age=3600) as first:
+        await first.login()
+    store.clock.now += 3_600_000
+    # As a command line, which has not seen the session before.
+    async with world(network, store=store, session_max_age=3600) as here:
+        revoked = await revoke(here.oauth, store.sessions[0].id)
+
+        assert revoked.confirmed
+        assert store.sessions[0].ended_reason == "by_operator"
+        assert await here.revoked()

@@ -28,7 +28,12 @@ pytestmark = [pytest.mark.anyio, pytest.mark.spec("J1", "J4")]
 
 
 def run_a_job(
-    here: Fleet, ready: threading.Event, *, timing: RefreshTiming = PATIENT, cancelled: bool = False
+    here: Fleet,
+    ready: threading.Event,
+    gone: threading.Event,
+    *,
+    timing: RefreshTiming = PATIENT,
+    cancelled: bool = False,
 ) -> None:
     """Run an event loop whose main coroutine does not wait for the job that it began."""
 
@@ -51,8 +56,10 @@ def run_a_job(
             # It leaves its block, then the wait for its refresh, then that for all tasks.
             for _ in range(3):
                 task.cancel()
-                await asyncio.sleep(0.01)
+                for _ in range(5):
+                    await asyncio.sleep(0)
             await asyncio.wait({task})
+        gone.set()
 
     asyncio.run(main())
     with warnings.catch_warnings():
@@ -64,16 +71,16 @@ def run_a_job(
 @pytest.mark.parametrize("cancelled", [False, True])
 async def test_the_loop_ends_when_the_tokens_are_stored(cancelled: bool) -> None:
     async with fleet(served=True) as here:
-        ready = threading.Event()
+        ready, gone = threading.Event(), threading.Event()
         async with here.network.pause_token_endpoint(grant="refresh_token", when="after") as pause:
             thread = threading.Thread(
-                target=run_a_job, args=(here, ready), kwargs={"cancelled": cancelled}
+                target=run_a_job, args=(here, ready, gone), kwargs={"cancelled": cancelled}
             )
             thread.start()
             await pause.arrived()
             ready.set()
             # The loop has no main coroutine any more when the answer comes.
-            await asyncio.sleep(0.2)
+            await asyncio.to_thread(gone.wait)
             pause.release()
             await asyncio.to_thread(thread.join)
 
@@ -84,7 +91,7 @@ async def test_the_loop_ends_when_the_tokens_are_stored(cancelled: bool) -> None
 
 async def test_a_loop_ends_though_the_store_stays_away(monkeypatch: pytest.MonkeyPatch) -> None:
     async with fleet(served=True) as here:
-        ready = threading.Event()
+        ready, gone = threading.Event(), threading.Event()
 
         async def away(*_args: object, **_more: object) -> bool:
             raise StoreUnavailable("The database does not answer; this is a planted fault.")
@@ -92,13 +99,13 @@ async def test_a_loop_ends_though_the_store_stays_away(monkeypatch: pytest.Monke
         async with here.network.pause_token_endpoint(grant="refresh_token", when="after") as pause:
             timing = replace(QUICK, wait=0.5)
             thread = threading.Thread(
-                target=run_a_job, args=(here, ready), kwargs={"timing": timing}
+                target=run_a_job, args=(here, ready, gone), kwargs={"timing": timing}
             )
             thread.start()
             await pause.arrived()
             monkeypatch.setattr(here.store, "commit_refresh", away)
             ready.set()
-            await asyncio.sleep(0.2)
+            await asyncio.to_thread(gone.wait)
             pause.release()
             await asyncio.to_thread(thread.join, 30)
 
