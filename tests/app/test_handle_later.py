@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
 from atproto_oauth_asgi import identity
+from atproto_oauth_asgi.errors import IdentityUnavailable, Unreachable
+from atproto_oauth_asgi.instrumentation import Event
 from atproto_oauth_asgi.testing import Network
 from tests.app.faulty_store import FaultyStore
-from tests.app.world import World, world
+from tests.app.world import QUICK, World, world
 
 pytestmark = [pytest.mark.anyio, pytest.mark.spec("A19")]
 
@@ -117,3 +120,48 @@ async def test_an_outage_takes_a_handle_from_nobody_and_holds_no_refresh(
         assert await later.refreshed() == "alice.test"
         # The name servers were still being asked when the app had its answer.
         assert (f"handle of {later.did}" in later.going_on) == (trouble == "silent")
+
+
+class Directory:
+    """Is an app's own way to resolve handles, which fails as it likes after the login."""
+
+    def __init__(self) -> None:
+        self.did = ""
+        self.trouble: Exception | None = None
+        self.hangs = False
+
+    async def resolve_handle(self, handle: str, /) -> str:
+        if self.hangs:
+            await asyncio.Event().wait()
+        if self.trouble is not None:
+            raise self.trouble
+        return self.did
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        None,
+        IdentityUnavailable("The directory is down.", identifier="alice.test"),
+        Unreachable("The directory is down.", host="directory.test"),
+    ],
+)
+async def test_a_resolver_of_the_apps_own_that_fails_takes_no_handle_and_is_not_waited_for(
+    trouble: Exception | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(identity, "_TTL", 0.0)
+    network, store, directory, told = Network(), FaultyStore(), Directory(), list[Event]()
+    directory.did = network.account("alice.test").did
+    async with world(
+        network,
+        store=store,
+        handle_resolver=directory,
+        on_event=told.append,
+        timing=replace(QUICK, verify=0.2),
+    ) as here:
+        await here.login()
+        directory.trouble, directory.hangs = trouble, trouble is None
+        assert await Later(here, store).refreshed() == "alice.test"
+        # It is let go of, and no defect of ours.
+        await here.settled()
+        assert {event.name for event in told}.isdisjoint({"task.failed", "refresh.failed"})

@@ -25,6 +25,7 @@ from atproto_oauth_asgi import (
 )
 from atproto_oauth_asgi.core import OnLogin
 from atproto_oauth_asgi.environment import SettingsOptions
+from atproto_oauth_asgi.handles import HandleResolver
 from atproto_oauth_asgi.instrumentation import OnEvent
 from atproto_oauth_asgi.live import LiveSession
 from atproto_oauth_asgi.login_limit import LimitLogins
@@ -181,6 +182,7 @@ async def world(
     on_login: OnLogin | None = None,
     on_event: OnEvent | None = None,
     limit_logins: LimitLogins | None = None,
+    handle_resolver: HandleResolver | None = None,
     timing: RefreshTiming = QUICK,
     owned: bool = True,
     cross_site_sessions: bool = False,
@@ -197,6 +199,7 @@ async def world(
         on_login=on_login,
         on_event=on_event,
         limit_logins=limit_logins,
+        handle_resolver=handle_resolver,
         timing=timing,
         cross_site_sessions=cross_site_sessions,
         refresh=refresh,
