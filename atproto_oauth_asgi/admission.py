@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import cast
 
 from starlette.requests import Request
@@ -89,60 +90,94 @@ async def admit(
         issuer=attempt.issuer,
         client_id=attempt.client_id,
     )
+    # Made anew for each write: it tells how long ago the tokens came.
+    row = partial(_row, core, owner, attempt, identity, response, key, sent)
+    live = LiveSession(_record(row()), core.vault, shared_nonces=runtime.sessions.nonces)
+    live.saved = False
+    answer = await _ask_app(core, runtime, request, attempt, live)
+    replaced = await _save(core, row, attempt, cookie, live)
+    runtime.sessions.keep(live)
+    if cookie.presented is not None:
+        runtime.sessions.forget_cookie(cookie.presented)
+    core.events.info("login.finished", session=live.id, did=live.did, issuer=live.issuer)
+    for record in replaced:
+        _retire(runtime, record)
+    return live.id, Finished(cookie=cookie.new, next=attempt.next, response=answer)
+
+
+def _row(
+    core: Core,
+    owner: Owner,
+    attempt: Attempt,
+    identity: Identity,
+    response: TokenResponse,
+    key: DPoPKey,
+    sent: float,
+) -> NewSession:
     tokens = Tokens(
         access_token=response.access_token,
         refresh_token=response.refresh_token,
         pds=identity.pds,
     )
-    lifetime = core.settings.session_max_age
+    return NewSession(
+        id=owner.session_id,
+        client_id=owner.client_id,
+        did=owner.did,
+        issuer=owner.issuer,
+        handle=identity.handle,
+        scope=response.scope,
+        pds=identity.pds,
+        client_kid=attempt.client_kid,
+        sealed_dpop_key=core.vault.seal_key(owner, key),
+        sealed_tokens=core.vault.seal_tokens(owner, tokens),
+        sealed_key=core.vault.key_id,
+        sent_ago_ms=round((time.monotonic() - sent) * 1000),
+        life_ms=response.life_ms,
+        # The interval is between two refreshes: an account that is taken down a moment after its
+        # login ends its session at the next call, not seconds later.
+        refresh_after_ms=0,
+        lifetime_ms=core.settings.session_max_age * 1000,
+    )
 
-    def row() -> NewSession:
-        return NewSession(
-            id=owner.session_id,
-            client_id=owner.client_id,
-            did=owner.did,
-            issuer=owner.issuer,
-            handle=identity.handle,
-            scope=response.scope,
-            pds=identity.pds,
-            client_kid=attempt.client_kid,
-            sealed_dpop_key=core.vault.seal_key(owner, key),
-            sealed_tokens=core.vault.seal_tokens(owner, tokens),
-            sealed_key=core.vault.key_id,
-            sent_ago_ms=round((time.monotonic() - sent) * 1000),
-            life_ms=response.life_ms,
-            # The interval is between two refreshes: an account that is taken down a moment after
-            # its login ends its session at the next call, not seconds later.
-            refresh_after_ms=0,
-            lifetime_ms=lifetime * 1000,
-        )
 
-    live = LiveSession(_record(row()), core.vault, shared_nonces=runtime.sessions.nonces)
-    live.saved = False
-    answer = None
-    if core.on_login is not None:
-        answer = await core.on_login(
-            Login(
-                did=Did(live.did),
-                handle=Handle(identity.handle) if identity.handle else None,
-                session=runtime.session(live),
-                request=request,
-                data=attempt.data,
-                next=attempt.next,
-            )
+async def _ask_app(
+    core: Core, runtime: Runtime, request: Request, attempt: Attempt, live: LiveSession
+) -> Response | None:
+    if core.on_login is None:
+        return None
+    answer = await core.on_login(
+        Login(
+            did=Did(live.did),
+            handle=Handle(live.handle) if live.handle else None,
+            session=runtime.session(live),
+            request=request,
+            data=attempt.data,
+            next=attempt.next,
         )
-        # Whoever writes without types may return what a route may return.
-        if not isinstance(cast("object", answer), Response | None):
-            msg = (
-                f"on_login returned a {type(answer).__name__};"
-                " let it return None or a starlette.responses.Response."
-            )
-            raise TypeError(msg)
+    )
+    # Whoever writes without types may return what a route may return.
+    if not isinstance(cast("object", answer), Response | None):
+        msg = (
+            f"on_login returned a {type(answer).__name__};"
+            " let it return None or a starlette.responses.Response."
+        )
+        raise TypeError(msg)
+    return answer
+
+
+async def _save(
+    core: Core,
+    row: Callable[[], NewSession],
+    attempt: Attempt,
+    cookie: CookieChange,
+    live: LiveSession,
+) -> Sequence[SessionRecord]:
+    """Write the session and the browser's new cookie; return the sessions that this replaced."""
     browser_id, replaced = await _browser(core, cookie.presented, live.did, add=attempt.add)
     login = BrowserLogin(
         id=browser_id or secrets.token_urlsafe(16),
         cookie_hash=cookie_hash(cookie.new),
-        lifetime_ms=lifetime * 1000,
+        lifetime_ms=core.settings.session_max_age * 1000,
         presented=cookie_hash(cookie.presented) if browser_id and cookie.presented else None,
     )
     try:
@@ -151,7 +186,7 @@ async def admit(
         )
     except StoreUnavailable:
         # Perhaps only the acknowledgement was lost; then the browser's old cookie is gone too.
-        if await core.store.load_session(owner.session_id) is None:
+        if await core.store.load_session(live.id) is None:
             raise
         joined = True
     if not joined:
@@ -160,13 +195,7 @@ async def admit(
         await core.store.create_session(row(), browser=login)
     live.saved = True
     live.browser_id = login.id
-    runtime.sessions.keep(live)
-    if cookie.presented is not None:
-        runtime.sessions.forget_cookie(cookie.presented)
-    core.events.info("login.finished", session=live.id, did=live.did, issuer=live.issuer)
-    for record in replaced:
-        _retire(runtime, record)
-    return live.id, Finished(cookie=cookie.new, next=attempt.next, response=answer)
+    return replaced
 
 
 def _record(row: NewSession) -> SessionRecord:
