@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -174,6 +175,27 @@ class Leases:
             await self.insist(lambda: self._release(hold, wait_ms=wait_ms, unspent=unspent))
         except StoreUnavailable:
             return
+
+    async def postpone(
+        self,
+        hold: Hold,
+        message: str,
+        *,
+        retry_after: float | None = None,
+        unspent: bool = False,
+    ) -> None:
+        """Give the lease back with a pause that every worker keeps; the session stays."""
+        live, timing = hold.live, self._timing
+        live.failures += 1
+        pause = min(timing.backoff, 2.0 ** min(live.failures, 16))
+        pause *= random.uniform(0.8, 1.2)  # noqa: S311  # jitter
+        if retry_after is not None:
+            pause = min(max(1.0, retry_after), timing.retry_after)
+        live.refresh_at = time.monotonic() + pause
+        self._events.warning(
+            "refresh.postponed", session=live.id, did=live.did, pause=round(pause, 3), why=message
+        )
+        await self.give_back(hold, message, wait_ms=milliseconds(pause), unspent=unspent)
 
     async def _release(self, hold: Hold, *, wait_ms: int | None, unspent: bool) -> None:
         live = hold.live

@@ -12,49 +12,33 @@ can cancel:
 6. *Commit*: whoever holds a 200 holds the only live tokens and stores them, however long it takes.
 
 What went wrong in between is told by the journal in the row: attempts and first_sent_at.
+Steps 2 and 4 are in lease.py, 5 in refresh_request.py, 6 in refresh_outcome.py and commit.py.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
-import re
 import secrets
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from http import HTTPStatus
-from math import inf
 
-import httpx
-
-from atproto_oauth_asgi.authorization_server import ASAnswer, ClientIdentity, Learnt, attempt
-from atproto_oauth_asgi.clock_skew import http_date
+from atproto_oauth_asgi.authorization_server import ClientIdentity
 from atproto_oauth_asgi.commit import Committer
 from atproto_oauth_asgi.discovery import Discovery
-from atproto_oauth_asgi.errors import (
-    BadAnswer,
-    ClientKeyMissing,
-    FetchError,
-    LoginError,
-    ResolutionError,
-    StoreUnavailable,
-)
+from atproto_oauth_asgi.errors import FetchError, ResolutionError, StoreUnavailable
 from atproto_oauth_asgi.identity import IdentityResolver
 from atproto_oauth_asgi.instrumentation import Events
-from atproto_oauth_asgi.lease import Hold, LeaseLost, Leases, TooSlow, Watches
+from atproto_oauth_asgi.lease import Hold, Leases, Watches
 from atproto_oauth_asgi.live import Flight, LiveSession
 from atproto_oauth_asgi.net import Net
-from atproto_oauth_asgi.refresh_timing import RefreshTiming, milliseconds
+from atproto_oauth_asgi.refresh_outcome import RefreshOutcomes
+from atproto_oauth_asgi.refresh_request import RefreshRequests
+from atproto_oauth_asgi.refresh_timing import RefreshTiming
 from atproto_oauth_asgi.revocation import Revoker
 from atproto_oauth_asgi.server_metadata import ServerMetadata
-from atproto_oauth_asgi.store import EndedReason, Store
-from atproto_oauth_asgi.tasks import Kept, Tasks
-from atproto_oauth_asgi.tokens import TokenResponse, Tokens
-
-_SECONDS = re.compile(r"[0-9]{1,9}")
+from atproto_oauth_asgi.store import Store
+from atproto_oauth_asgi.tasks import Tasks
 
 
 class Refresher:
@@ -78,11 +62,8 @@ class Refresher:
     ) -> None:
         self._events = events
         self._store = store
-        self._net = net
         self._resolver = resolver
         self._discovery = discovery
-        self._client = client
-        self._committer = committer
         self._revoker = revoker
         self._timing = timing
         self._tasks = tasks
@@ -92,6 +73,16 @@ class Refresher:
             tasks=tasks,
             watches=watches,
             attended=attended,
+            events=events,
+        )
+        self._requests = RefreshRequests(
+            store=store, net=net, client=client, leases=self._leases, timing=timing
+        )
+        self._outcomes = RefreshOutcomes(
+            store=store,
+            leases=self._leases,
+            committer=committer,
+            revoker=revoker,
             events=events,
         )
 
@@ -132,7 +123,7 @@ class Refresher:
         except Exception:  # noqa: BLE001  # told with its traceback
             # A defect must not keep a lease for its full length.
             self._events.exception("refresh.failed", session=live.id, did=live.did)
-            await self._fail(hold, "The refresh failed unexpectedly; the log says why.")
+            await self._leases.postpone(hold, "The refresh failed unexpectedly; the log says why.")
 
     async def _refresh(self, hold: Hold) -> None:
         live, timing = hold.live, self._timing
@@ -156,9 +147,9 @@ class Refresher:
         # Beside the post, which it must not make longer: a handle is for display. The commit
         # stores what is known by then, or else the next one.
         self._tasks.start(self._look_at_handle(live), name=f"handle of {live.did}")
-        answer = await self._post(hold, server)
+        answer = await self._requests.post(hold, server)
         if answer is not None:
-            await self._conclude(hold, answer)
+            await self._outcomes.conclude(hold, answer)
 
     # --- Verify ------------------------------------------------------------------------------
 
@@ -172,7 +163,7 @@ class Refresher:
         except (TimeoutError, ResolutionError, FetchError) as exc:
             # An outage is no migration: the session stays, unspent.
             why = str(exc) or "they took too long."
-            await self._fail(hold, f"The account's servers could not be checked: {why}")
+            await self._leases.postpone(hold, f"The account's servers could not be checked: {why}")
             return None
         if server.issuer != live.issuer:
             self._events.warning("session.issuer_moved", session=live.id, did=live.did)
@@ -191,240 +182,7 @@ class Refresher:
             async with asyncio.timeout(self._timing.verify):
                 live.handle = await self._resolver.handle_of(live.did)
 
-    # --- Mark and post -----------------------------------------------------------------------
-
-    async def _post(
-        self, hold: Hold, server: tuple[str, ServerMetadata]
-    ) -> _Granted | ASAnswer | None:
-        live, flight = hold.live, hold.flight
-        pds, metadata = server
-        kid = self._client.kid_for(live.client_kid)
-        form = {
-            "grant_type": "refresh_token",
-            "refresh_token": live.tokens.refresh_token or "",
-        }
-        result: ASAnswer | None = None
-        try:
-            # Once, and once more with the nonce that the server then asks for, or the time that
-            # it names: it looks at the proof before it looks at the token.
-            told: set[Learnt] = set()
-            while True:
-                left = asyncio.Event()
-                task = Kept(
-                    attempt(
-                        self._net,
-                        self._client,
-                        metadata.token_endpoint,
-                        form,
-                        issuer=live.issuer,
-                        kid=kid,
-                        key=live.key,
-                        nonces=live.nonces,
-                        # Timed by `_await_post`: after a pause of the process every timer has
-                        # run out, but the answer may already lie in the socket.
-                        deadline=inf,
-                        before_send=partial(self._leave, hold, left),
-                    )
-                )
-                task.kept = True
-                result = await self._await_post(task, left)
-                if result is None or result.learnt is None or result.learnt in told:
-                    break
-                told.add(result.learnt)
-                hold.departed = False
-        except LeaseLost:
-            self._leases.adopt(live, await self._store.load_session(live.id))
-            await self._leases.give_back(hold, "The refresh could not be announced.")
-            return None
-        except TooSlow:
-            await self._fail(hold, "The store was too slow to announce the refresh.")
-            return None
-        except ClientKeyMissing as exc:
-            await self._fail(hold, str(exc))
-            return None
-        except FetchError as exc:
-            await self._fail(hold, f"The token endpoint did not answer: {exc}")
-            return None
-        finally:
-            flight.posting = False
-        if result is None:
-            await self._fail(hold, "The token endpoint did not answer in time.")
-            return None
-        if result.answer.status == HTTPStatus.OK:
-            return _Granted(result, pds, metadata, kid)
-        return result
-
-    async def _leave(self, hold: Hold, left: asyncio.Event) -> None:
-        await self._leases.mark(hold)
-        left.set()
-
-    async def _await_post(
-        self, task: asyncio.Task[ASAnswer], left: asyncio.Event
-    ) -> ASAnswer | None:
-        post = self._timing.post
-        leaving = asyncio.create_task(left.wait())
-        try:
-            await asyncio.wait({task, leaving}, timeout=post, return_when=asyncio.FIRST_COMPLETED)
-            # The server's time begins now, however long the request waited for a connection.
-            if left.is_set():
-                done, _ = await asyncio.wait({task}, timeout=post)
-                if not done:
-                    await asyncio.wait({task}, timeout=self._timing.late_answer)
-            return task.result() if task.done() else None
-        finally:
-            leaving.cancel()
-            if not task.done():
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
-
-    # --- Conclude ----------------------------------------------------------------------------
-
-    async def _conclude(self, hold: Hold, outcome: _Granted | ASAnswer) -> None:
-        live = hold.live
-        if isinstance(outcome, _Granted):
-            await self._granted(hold, outcome)
-            return
-        status, error = outcome.answer.status, outcome.error
-        fields = {"session": live.id, "did": live.did, "status": status, "error": error}
-        self._events.warning("refresh.refused", **fields)
-        if status in {400, 401} and error == "invalid_grant" and not _jti_reused(outcome):
-            await self._grant_gone(hold)
-            return
-        # Every other refusal in OAuth's own words comes before the token is looked at.
-        unspent = httpx.codes.is_client_error(status) and error is not None
-        await self._fail(
-            hold,
-            f"The token endpoint answered {status} {error or ''}".rstrip() + ".",
-            retry_after=_retry_after(outcome),
-            unspent=unspent,
-        )
-
-    async def _granted(self, hold: Hold, granted: _Granted) -> None:
-        live = hold.live
-        try:
-            document = granted.result.document()
-        except BadAnswer as exc:
-            await self._fail(hold, f"The token endpoint's answer cannot be read: {exc}")
-            return
-        try:
-            response = TokenResponse.parse(document, sub=live.did)
-        except BadAnswer as exc:
-            await self._fail(hold, f"The token endpoint's answer cannot be read: {exc}")
-            return
-        except (LoginError, ResolutionError) as exc:
-            # Tokens for somebody else, or not bound to our key: the old ones are spent, and
-            # nobody may use these.
-            self._events.exception(
-                "refresh.wrong_tokens", session=live.id, did=live.did, error=exc.code
-            )
-            self._revoker.start_raw(live, document, granted.metadata)
-            await self._end(hold, "revoked")
-            return
-        tokens = Tokens(
-            access_token=response.access_token,
-            # A server that does not rotate gives none: the old one stays good.
-            refresh_token=response.refresh_token or live.tokens.refresh_token,
-            pds=granted.pds,
-        )
-        if not granted.result.nonce_given:
-            # Refusing these tokens, as other answers without a nonce are, would lose the session.
-            self._events.warning("refresh.no_nonce", session=live.id, issuer=live.issuer)
-        await self._committer.commit(
-            live,
-            hold.flight,
-            tokens,
-            response,
-            version=hold.version,
-            owner=hold.owner,
-            kid=granted.kid,
-            sent=hold.sent,
-        )
-
-    async def _grant_gone(self, hold: Hold) -> None:
-        """Find out why the grant is gone before anybody is signed out."""
-        live = hold.live
-
-        async def judge() -> None:
-            record = await self._store.load_session(live.id)
-            if record is None or record.status == "ended" or record.version > hold.version:
-                if record is not None and record.status != "ended":
-                    # Ours was the replay; the newer grant is probably dead, and the next
-                    # refusal of it will be told from a revocation by this.
-                    await self._store.count_attempt(live.id, version=record.version)
-                    record = await self._store.load_session(live.id)
-                self._leases.adopt(live, record)
-                return
-            reason: EndedReason = "lost_rotation" if record.attempts > 1 else "revoked"
-            if await self._store.end_session(live.id, reason, version=hold.version):
-                live.end(reason)
-                self._events.warning(
-                    "session.ended",
-                    session=live.id,
-                    did=live.did,
-                    reason=reason,
-                    attempts=record.attempts,
-                    first_sent_ago_ms=record.first_sent_ago_ms,
-                )
-            else:
-                self._leases.adopt(live, await self._store.load_session(live.id))
-
-        await self._leases.insist(judge)
-
-    async def _end(self, hold: Hold, reason: EndedReason) -> None:
-        async def end() -> None:
-            await self._store.end_session(hold.live.id, reason, version=hold.version)
-
-        await self._leases.insist(end)
-        live = hold.live
-        live.end(reason)
-        self._events.info("session.ended", session=live.id, did=live.did, reason=reason)
-
-    async def _fail(
-        self,
-        hold: Hold,
-        message: str,
-        *,
-        retry_after: float | None = None,
-        unspent: bool = False,
-    ) -> None:
-        """Give the lease back with a pause that every worker keeps; the session stays."""
-        live, timing = hold.live, self._timing
-        live.failures += 1
-        pause = min(timing.backoff, 2.0 ** min(live.failures, 16))
-        pause *= random.uniform(0.8, 1.2)  # noqa: S311  # jitter
-        if retry_after is not None:
-            pause = min(max(1.0, retry_after), timing.retry_after)
-        live.refresh_at = time.monotonic() + pause
-        self._events.warning(
-            "refresh.postponed", session=live.id, did=live.did, pause=round(pause, 3), why=message
-        )
-        await self._leases.give_back(hold, message, wait_ms=milliseconds(pause), unspent=unspent)
-
-
-@dataclass(frozen=True, slots=True)
-class _Granted:
-    result: ASAnswer
-    pds: str
-    metadata: ServerMetadata
-    kid: str | None
-
 
 def _land(live: LiveSession, flight: Flight, _: asyncio.Task[None]) -> None:
     live.flight = None
     flight.serve()
-
-
-def _jti_reused(answer: ASAnswer) -> bool:
-    """Tell a re-used assertion `jti`, which the reference server calls `invalid_grant` too."""
-    words = answer.description.lower()
-    return "jti" in words and "reuse" in words
-
-
-def _retry_after(answer: ASAnswer) -> float | None:
-    headers = answer.answer.headers
-    value = headers.get("retry-after", "")
-    if _SECONDS.fullmatch(value):
-        return float(value)
-    # Or a date (RFC 9110 §10.2.3), by the server's own clock where it shows that.
-    until, now = http_date(headers, "retry-after"), http_date(headers, "date")
-    return None if until is None else until - (time.time() if now is None else now)

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from atproto_oauth_asgi import refresh
+from atproto_oauth_asgi import lease, refresh_outcome
 from atproto_oauth_asgi.commit import Committer
 from atproto_oauth_asgi.instrumentation import Events
 from atproto_oauth_asgi.lease import Hold, Leases
 from atproto_oauth_asgi.live import LiveSession
 from atproto_oauth_asgi.metadata import ClientMetadata
-from atproto_oauth_asgi.refresh import Refresher
+from atproto_oauth_asgi.refresh_outcome import RefreshOutcomes
 from atproto_oauth_asgi.runtime import Runtime
 from atproto_oauth_asgi.sessions import Sessions
 from atproto_oauth_asgi.tasks import Tasks
@@ -39,12 +39,12 @@ def _no_backoff(patch: pytest.MonkeyPatch) -> None:
 
 @fault("no jitter")
 def _no_jitter(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(refresh, "random", SimpleNamespace(uniform=lambda _a, _b: 1.0))
+    patch.setattr(lease, "random", SimpleNamespace(uniform=lambda _a, _b: 1.0))
 
 
 @fault("Retry-After is ignored")
 def _no_retry_after(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(refresh, "_retry_after", nothing)
+    patch.setattr(refresh_outcome, "_retry_after", nothing)
 
 
 @fault("the end is not noticed")
@@ -62,7 +62,7 @@ def _not_read_again(patch: pytest.MonkeyPatch) -> None:
     async def faulty(self: Any, hold: Hold) -> None:
         await self._end(hold, "revoked")
 
-    patch.setattr(Refresher, "_grant_gone", faulty)
+    patch.setattr(RefreshOutcomes, "_grant_gone", faulty)
 
 
 @fault("old refusals end newer sessions")
@@ -70,20 +70,21 @@ def _old_refusals(patch: pytest.MonkeyPatch) -> None:
     async def faulty(self: Any, hold: Hold) -> None:
         await self._store.end_session(hold.live.id, "revoked")
 
-    patch.setattr(Refresher, "_grant_gone", faulty)
+    patch.setattr(RefreshOutcomes, "_grant_gone", faulty)
 
 
 @fault("every failure ends the session")
 def _failures_end(patch: pytest.MonkeyPatch) -> None:
     async def faulty(self: Any, hold: Hold, *_: Any, **__: Any) -> None:
-        await self._end(hold, "revoked")
+        await self._store.end_session(hold.live.id, "revoked", version=hold.version)
+        hold.live.end("revoked")
 
-    patch.setattr(Refresher, "_fail", faulty)
+    patch.setattr(Leases, "postpone", faulty)
 
 
 @fault("a re-used jti ends the session")
 def _jti_ends(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(refresh, "_jti_reused", lambda _: False)
+    patch.setattr(refresh_outcome, "_jti_reused", lambda _: False)
 
 
 def _parses(patch: pytest.MonkeyPatch, **members: Any) -> None:

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from atproto_oauth_asgi import refresh
+from atproto_oauth_asgi import refresh_request
 from atproto_oauth_asgi.errors import FetchError, RefreshFailed
 from atproto_oauth_asgi.lease import Hold, Leases
 from atproto_oauth_asgi.net import Net
 from atproto_oauth_asgi.refresh import Refresher
+from atproto_oauth_asgi.refresh_request import RefreshRequests
 from tests.refresh import fleet
 from tests.refresh.faults import fault
 
@@ -69,7 +70,7 @@ def _await_for(patch: pytest.MonkeyPatch, seconds: Any) -> None:
             return None
         return task.result()
 
-    patch.setattr(Refresher, "_await_post", faulty)
+    patch.setattr(RefreshRequests, "_await_post", faulty)
 
 
 @fault("late answers are dropped")
@@ -92,7 +93,7 @@ def _one_deadline(patch: pytest.MonkeyPatch) -> None:
 
 @fault("blind retry")
 def _blind(patch: pytest.MonkeyPatch) -> None:
-    attempt: Any = vars(refresh)["attempt"]
+    attempt: Any = vars(refresh_request)["attempt"]
 
     async def faulty(*args: Any, **kwargs: Any) -> Any:
         try:
@@ -100,7 +101,7 @@ def _blind(patch: pytest.MonkeyPatch) -> None:
         except FetchError:
             return await attempt(*args, **kwargs)
 
-    patch.setattr(refresh, "attempt", faulty)
+    patch.setattr(refresh_request, "attempt", faulty)
 
 
 @fault("nonces are chased for ever")
@@ -112,7 +113,7 @@ def _chased(patch: pytest.MonkeyPatch) -> None:
             self.asked += 1
             return self.asked > 5
 
-    patch.setattr(refresh, "set", Forgetful, raising=False)
+    patch.setattr(refresh_request, "set", Forgetful, raising=False)
 
 
 @fault("a connection may be idle for long")
