@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from atproto_oauth_asgi.errors import SealBroken
 from atproto_oauth_asgi.live import LiveSession
 from atproto_oauth_asgi.oauth import ATProtoOAuth
+from atproto_oauth_asgi.runtime import END_TRIES
 from atproto_oauth_asgi.store import EndedReason
-
-#: Tries to end exactly the tokens that were read; refreshes come ten seconds apart or more.
-TRIES = 3
 
 _REASON: EndedReason = "by_operator"
 
@@ -39,7 +37,7 @@ async def revoke(oauth: ATProtoOAuth, session_id: str) -> Revoked:
     """
     runtime = await oauth.open()
     store = oauth.core.store
-    for number in range(TRIES):
+    for number in range(END_TRIES):
         record = await store.load_session(session_id)
         if record is None:
             return Revoked(confirmed=False, sentence=f"There is no session {session_id}.")
@@ -53,7 +51,7 @@ async def revoke(oauth: ATProtoOAuth, session_id: str) -> Revoked:
         except SealBroken as exc:
             why = str(exc)
         # Newer tokens are the ones to revoke; the last try takes whatever there is.
-        version = record.version if number < TRIES - 1 else None
+        version = record.version if number < END_TRIES - 1 else None
         if await store.end_session(session_id, _REASON, version=version):
             oauth.core.events.info(
                 "session.ended", session=session_id, did=record.did, reason=_REASON

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from starlette.applications import Starlette
@@ -13,6 +13,7 @@ from starlette.routing import Route
 from atproto_oauth_asgi import Event, session_from
 from atproto_oauth_asgi.keys import ClientKeys, generate_client_keys
 from atproto_oauth_asgi.testing import Network
+from atproto_oauth_asgi.testing.sessions import Session, Sessions
 from tests.app.faulty_store import FaultyStore
 from tests.app.world import BASE_URL, QUICK, SCRIPT, World, live_of, world
 
@@ -208,6 +209,41 @@ async def test_logging_out_during_a_refresh_revokes_what_the_refresh_brings() ->
         assert await here.who() is None
         assert not network.sessions()
         assert await refresh_is_refused(here, refresh_token)
+
+
+@pytest.mark.spec("K1", "J1")
+@pytest.mark.parametrize("refreshes", [1, 2, 3])
+async def test_logging_out_beside_a_refresh_elsewhere_revokes_the_newest_tokens(
+    refreshes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = Sessions.find
+
+    def find(sessions: Sessions, token: str) -> Session | None:
+        # RFC 7009 asks no server to know a token that was spent.
+        session = known(sessions, token)
+        return session if session is not None and session.refresh_token == token else None
+
+    monkeypatch.setattr(Sessions, "find", find)
+    network, store = Network(), FaultyStore()
+    end_session = store.end_session
+    async with world(network, store=store) as here, world(network, store=store) as elsewhere:
+        await here.login()
+        elsewhere.browser.cookies.update(here.browser.cookies)
+
+        async def late(*args: Any, **kwargs: Any) -> bool:
+            if store.sessions[0].version <= refreshes:
+                store.allow_refresh()
+                network.expire_access_tokens()
+                assert (await elsewhere.browser.get("/me")).status_code == 200
+            return await end_session(*args, **kwargs)
+
+        monkeypatch.setattr(store, "end_session", late)
+        await here.logout()
+
+        assert store.sessions[0].ended_reason == "logout"
+        # Nobody can be hindered from refreshing for ever, but then the person still goes.
+        assert await here.revoked() == (refreshes < 3)
+        assert await here.who() is None
 
 
 async def test_an_app_may_end_the_session_itself() -> None:
