@@ -118,11 +118,18 @@ class Unreachable(FetchError):
     sentence = "Another server could not be reached. Please try again in a moment."
 
     def __init__(
-        self, message: str | None = None, *, host: str | None = None, sent: bool = False
+        self,
+        message: str | None = None,
+        *,
+        host: str | None = None,
+        sent: bool = False,
+        no_such_name: bool = False,
     ) -> None:
         super().__init__(message, host=host)
         #: Whether any byte of the request may have reached the server.
         self.sent = sent
+        #: Whether the name servers say that there is no such name: it will not pass by itself.
+        self.no_such_name = no_such_name
 
 
 class BadAnswer(FetchError):

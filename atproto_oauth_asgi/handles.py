@@ -13,6 +13,7 @@ from atproto_oauth_asgi.errors import (
     HandleNotFound,
     IdentityUnavailable,
     InvalidIdentifier,
+    Unreachable,
     UnsupportedDID,
 )
 from atproto_oauth_asgi.identifiers import Handle, parse_did
@@ -57,13 +58,16 @@ async def ask_service(net: Net, service: str, handle: Handle) -> str | None:
     return did if isinstance(did, str) else None
 
 
-async def ask_network(net: Net, handle: Handle, *, dns_deadline: float) -> str | None:
+async def ask_network(
+    net: Net, handle: Handle, *, dns_deadline: float, claimed: bool
+) -> str | None:
     """Ask DNS and the handle's own web server at once; where both answer, DNS is right.
 
     Args:
         net: The way out.
         handle: A handle whose top-level domain may be looked up.
         dns_deadline: Seconds after which DNS counts as silent.
+        claimed: Whether an account says that the handle is its own, so it is no typing error.
 
     Raises:
         AddressRefused: The handle's web server lies where the guard does not let us go.
@@ -88,8 +92,10 @@ async def ask_network(net: Net, handle: Handle, *, dns_deadline: float) -> str |
         raise https
     if isinstance(https, BadAnswer) and _passes(https):
         raise _unavailable(handle) from https
-    # A name that does not exist looks like a web server that is down; DNS has answered, so the
-    # likelier of the two is a typing error.
+    if claimed and isinstance(https, Unreachable) and not https.no_such_name:
+        raise _unavailable(handle) from https
+    # What was typed by mistake looks like a web server that is down; DNS has answered, so the
+    # mistake is likelier.
     return None
 
 

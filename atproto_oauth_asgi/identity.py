@@ -18,6 +18,7 @@ from atproto_oauth_asgi.errors import (
     InvalidDIDDocument,
     InvalidIdentifier,
     ResolutionError,
+    UnsupportedDID,
 )
 from atproto_oauth_asgi.handles import HandleResolver, ask_network, ask_service
 from atproto_oauth_asgi.identifiers import (
@@ -138,7 +139,7 @@ class IdentityResolver:
 
     async def _by_handle(self, handle: Handle, *, fresh: bool) -> Identity:
         remembered = not fresh and self._dids.get(handle) is not None
-        did = await self._did_of(handle, fresh=fresh)
+        did = await self._did_of(handle, fresh=fresh, claimed=False)
         remembered = remembered or (not fresh and self._documents.get(did) is not None)
         document = await self._document(did, fresh=fresh)
         if document.claimed_handle == handle:
@@ -165,18 +166,18 @@ class IdentityResolver:
         if handle is None or is_reserved(handle, allow_test=allow_test):
             return None
         try:
-            did = await self._did_of(handle, fresh=fresh)
-        except HandleNotFound:
+            did = await self._did_of(handle, fresh=fresh, claimed=True)
+        except (HandleNotFound, UnsupportedDID):
             return None
         return handle if did == document.did else None
 
-    async def _did_of(self, handle: Handle, *, fresh: bool) -> Did:
+    async def _did_of(self, handle: Handle, *, fresh: bool, claimed: bool) -> Did:
         known = None if fresh else self._dids.get(handle)
         if known is not None:
             return known
         self._dids.drop(handle)
         asked = self._dids.now()
-        found = await self._ask(handle)
+        found = await self._ask(handle, claimed=claimed)
         try:
             did = self._parse_did(found or "")
         except InvalidIdentifier as exc:
@@ -188,13 +189,13 @@ class IdentityResolver:
         self._dids.put(handle, did, asked=asked)
         return did
 
-    async def _ask(self, handle: Handle) -> str | None:
+    async def _ask(self, handle: Handle, *, claimed: bool) -> str | None:
         if self._handle_resolver is not None:
             return await self._handle_resolver.resolve_handle(handle)
         net = self._net_for()
         if net.policy.handle_resolver_url is not None:
             return await ask_service(net, net.policy.handle_resolver_url, handle)
-        return await ask_network(net, handle, dns_deadline=self._dns_deadline)
+        return await ask_network(net, handle, dns_deadline=self._dns_deadline, claimed=claimed)
 
     async def _document(self, did: Did, *, fresh: bool) -> DidDocument:
         known = None if fresh else self._documents.get(did)

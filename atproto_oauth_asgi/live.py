@@ -121,7 +121,9 @@ class LiveSession:
         self.issuer = record.issuer
         self.client_id = record.client_id
         self.client_kid = record.client_kid
-        self.handle = record.handle
+        self.handle: str | None = record.handle
+        #: The handle that the row had last; this loop may have looked since, and know better.
+        self.stored_handle: str | None = record.handle
         self.key: DPoPKey = vault.dpop_key(record)
         self.nonces = Nonces(shared_nonces)
         self.calls = Calls()
@@ -166,7 +168,8 @@ class LiveSession:
             tokens = self._vault.tokens(record)
             now = monotonic()
             self.client_kid = record.client_kid
-            self.handle = record.handle
+            if record.handle != self.stored_handle:
+                self.handle = self.stored_handle = record.handle
             self.install(
                 tokens,
                 version=record.version,

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 # silent names do not keep the servers of those who are signed in from being found. No name has
 # two threads.
 _THREADS = 16
+_NO_SUCH_NAME = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)}
 #: How many names are known at the most.
 _KNOWN = 4096
 
@@ -60,10 +61,11 @@ class Resolver:
                 found = await look_up(host)
         except (OSError, UnicodeError) as exc:  # TimeoutError is an OSError
             message = f"The name {host!r} did not resolve. Check the name and this machine's DNS."
-            raise Unreachable(message, host=host) from exc
+            absent = isinstance(exc, socket.gaierror) and exc.errno in _NO_SUCH_NAME
+            raise Unreachable(message, host=host, no_such_name=absent) from exc
         if not found:
             message = f"The name {host!r} has no address. Check the name."
-            raise Unreachable(message, host=host)
+            raise Unreachable(message, host=host, no_such_name=True)
         return found
 
     async def txt(self, name: str, *, deadline: float) -> list[bytes]:

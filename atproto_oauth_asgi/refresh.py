@@ -144,9 +144,6 @@ class Refresher:
         server = await self._verify(hold)
         if server is None:
             return
-        # Beside the post, which it must not make longer: a handle is for display. The commit
-        # stores what is known by then, or else the next one.
-        self._tasks.start(self._look_at_handle(live), name=f"handle of {live.did}")
         answer = await self._requests.post(hold, server)
         if answer is not None:
             await self._outcomes.conclude(hold, answer)
@@ -159,6 +156,9 @@ class Refresher:
         try:
             async with asyncio.timeout(self._timing.verify):
                 pds = await self._resolver.locate(live.did, fresh=True)
+                # Beside the rest, which it must not make longer: a handle is for display. The
+                # commit stores what is known by then, or else the next one.
+                self._tasks.start_spare(self._look_at_handle(live), name=f"handle of {live.did}")
                 server = await self._discovery.for_pds(pds, fresh=True)
         except (TimeoutError, ResolutionError, FetchError) as exc:
             # An outage is no migration: the session stays, unspent.

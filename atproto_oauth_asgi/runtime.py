@@ -192,14 +192,22 @@ class Runtime:
         A refresh that has sent nothing yet may freeze: its lease runs out unspent.
         """
         end = time.monotonic() + self.timing.marked_lease
+        cancelled: asyncio.CancelledError | None = None
         while left := [
             task
             for task in self.tasks.running()
             if task not in self.sessions.waiting() and (task not in before or self.attending == 1)
         ]:
             if (within := end - time.monotonic()) <= 0:
-                return
-            await finish(left[0], within=within)
+                break
+            try:
+                await finish(left[0], within=within)
+            except asyncio.CancelledError as exc:
+                cancelled = exc
+        if cancelled is not None:
+            raise cancelled
+        if self.attending == 1:
+            await self.tasks.drop_spare()
 
     async def aclose(self) -> None:
         """Close every connection of this loop; what is still going on is cut off."""

@@ -86,6 +86,7 @@ class SessionAuth(httpx.Auth):
         live = self._live
         self._upkeep.check_loop()
         self._check(request)
+        request.extensions[_OURS] = self
         replayable = isinstance(request.stream, httpx.ByteStream)
         steps = [(request, replayable)]
         if not replayable:
@@ -94,22 +95,23 @@ class SessionAuth(httpx.Auth):
             steps.insert(0, (primer, True))
         for target, again in steps:
             told: set[str] = set()
-            # The request, once more with a nonce, with the server's time, with a new token.
-            for _ in range(4):
+            # The request, once more with a nonce, with the server's time, with a new token; and
+            # where that leads to another PDS, with its nonce and its time.
+            for _ in range(6):
                 await self._ready(replayable=again)
                 self._check(target)
-                version, nonce = live.version, self._sign(target)
+                version, pds, nonce = live.version, live.pds, self._sign(target)
                 with live.calls.one(replayable=again):
                     response = yield target
                 if target is not request:
                     # httpx reads it to its end before the request proper goes out.
                     response.stream = _Challenge(response)
-                if _redirected(response) or origin_of(response.url) != live.pds:
+                if _redirected(response) or origin_of(response.url) != pds:
                     # A client that follows redirects: this is not what the PDS answered to the
                     # request, and whoever was on the way has seen its proof.
                     msg = "The PDS redirected; give session.auth a client that follows none."
                     raise AddressRefused(msg, host=_host(response.url))
-                given = live.nonces.learn(live.pds, response.headers)
+                given = live.nonces.learn(pds, response.headers)
                 if response.status_code not in _CHALLENGES or not again:
                     break
                 error = dpop_error(response.headers)
@@ -118,9 +120,12 @@ class SessionAuth(httpx.Auth):
                 # The same nonce again would be refused again, for ever (RFC 9449 §8).
                 if error == "use_dpop_nonce" and given in {None, nonce}:
                     break
-                if error is None or error in told or not await self._mend(error, response, version):
+                if error is None or error in told:
                     break
-                told.add(error)
+                if not await self._mend(error, response, version, pds):
+                    break
+                # Another server has asked for nothing yet.
+                told = {*told, error} if live.pds == pds else {error}
                 response.stream = _Challenge(response)
 
     async def _ready(self, *, replayable: bool) -> None:
@@ -130,13 +135,13 @@ class SessionAuth(httpx.Auth):
             self._answerable(exc)
             raise
 
-    async def _mend(self, error: str, response: httpx.Response, version: int) -> bool:
+    async def _mend(self, error: str, response: httpx.Response, version: int, pds: str) -> bool:
         """Do what a refusal asks for; say whether the same request may succeed now."""
         match error:
             case "use_dpop_nonce":
                 return True
             case "invalid_dpop_proof":
-                return self._live.nonces.clocks.learn(self._live.pds, response.headers)
+                return self._live.nonces.clocks.learn(pds, response.headers)
             case "invalid_token":
                 return await self._renew(version)
             case _:
@@ -173,7 +178,6 @@ class SessionAuth(httpx.Auth):
     def _sign(self, request: httpx.Request) -> str | None:
         """Put token and proof on a request; return the nonce that is in it."""
         live = self._live
-        request.extensions[_OURS] = self
         nonce = live.nonces.get(live.pds)
         request.headers["Authorization"] = f"DPoP {live.tokens.access_token}"
         request.headers["DPoP"] = live.key.proof(

@@ -58,6 +58,9 @@ class Tasks:
     def __init__(self, events: Events) -> None:
         self._events = events
         self._tasks: set[asyncio.Task[object]] = set()
+        self._spare: set[asyncio.Task[object]] = set()
+        # How many wait for the end of all tasks.
+        self._drains = 0
         #: Set when the owner wants to go: whoever loops looks at it and comes to an end.
         self.closing = asyncio.Event()
 
@@ -71,8 +74,15 @@ class Tasks:
         task.add_done_callback(self._ended)
         return task
 
+    def start_spare(self, work: Coroutine[object, object, None], *, name: str) -> None:
+        """Run work that is good to have: nobody waits for it, and it ends with the others."""
+        task = asyncio.create_task(work, name=name)
+        self._spare.add(task)
+        task.add_done_callback(self._ended)
+
     def _ended(self, task: asyncio.Task[T]) -> None:
         self._tasks.discard(task)
+        self._spare.discard(task)
         error = None if task.cancelled() else task.exception()
         known = isinstance(error, ATProtoOAuthError | HTTPException)
         if error is not None and not known and not isinstance(error.__cause__, ATProtoOAuthError):
@@ -84,9 +94,30 @@ class Tasks:
         # One that is done is let go of in the next round of the loop only.
         return [task for task in self._tasks if not task.done()]
 
+    async def drop_spare(self) -> None:
+        """Cancel what nobody waits for."""
+        for task in (spare := set(self._spare)):
+            task.cancel()
+        await asyncio.gather(*spare, return_exceptions=True)
+
     async def drain(self, timeout: float) -> None:
-        """Let all tasks come to their end for at most `timeout` seconds, then cancel the rest."""
+        """Let all tasks come to their end for at most `timeout` seconds, then cancel the rest.
+
+        Who is cancelled here has left nothing behind that would hinder whoever comes next.
+        """
         self.closing.set()
+        self._drains += 1
+        try:
+            await self._drain(timeout)
+        except asyncio.CancelledError:
+            if self._drains == 1:
+                self.closing.clear()
+            raise
+        finally:
+            self._drains -= 1
+
+    async def _drain(self, timeout: float) -> None:
+        await self.drop_spare()
         loop = asyncio.get_running_loop()
         end = loop.time() + timeout
         # A task that ends may have started another, such as a revocation.

@@ -84,6 +84,9 @@ def _tell_wrong_options(engines: Engines, url: URL) -> None:
         try:
             return dialect.connect(*arguments, **named)
         except (TypeError, ValueError) as exc:
+            # A certificate that does not verify is a ValueError too, and may do so tomorrow.
+            if isinstance(exc, OSError):
+                raise
             raise _wrong_options(url) from exc
 
     if url.query:

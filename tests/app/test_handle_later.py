@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -25,62 +25,91 @@ class Later:
     def __init__(self, here: World, store: FaultyStore) -> None:
         self.here = here
         self.store = store
-        self.trouble: str | None = None
         self.did = here.did()
-        self.going_on: set[str] = set()
 
     async def refreshed(self) -> str | None:
         """Refresh; return the handle that is shown then, and after the next refresh everywhere."""
-        await self._refresh()
+        await self.refresh()
+        await self.looked()
         async with self.here.oauth.session_for(self.did) as session:
             known = session.handle
-        await self._refresh()
+        await self.refresh()
+        await self.looked()
         answer = (await self.here.browser.get("/oauth/session")).json()
         assert {self.store.sessions[0].handle, answer["handle"]} == {known}
         assert [account["handle"] for account in answer["accounts"]] == [known]
         return known
 
-    async def _refresh(self) -> None:
+    async def refresh(self) -> None:
+        """Refresh once, whatever is known of the handle by then."""
         network = self.here.network
         before = len(network.token_requests("refresh_token"))
         network.expire_access_tokens()
         self.store.allow_refresh()
         async with self.here.oauth.session_for(self.did) as session:
             await session.query("com.atproto.server.getSession")
-        self.going_on = {task.get_name() for task in self.here.oauth.runtime().tasks.running()}
         await self.here.settled()
         assert len(network.token_requests("refresh_token")) == before + 1
 
+    def looking(self) -> set[asyncio.Task[object]]:
+        """Return what still looks at a handle."""
+        return {task for task in asyncio.all_tasks() if task.get_name() == f"handle of {self.did}"}
+
+    async def looked(self) -> None:
+        """Wait until nobody looks any more."""
+        async with asyncio.timeout(10):
+            while looking := self.looking():
+                await asyncio.wait(looking)
+
+
+Ask = Callable[[str], Awaitable[Sequence[bytes]]]
+
+
+class NameServers:
+    """Answer for the network's names until a test says otherwise."""
+
+    def __init__(self, ask: Ask) -> None:
+        self.ask = ask
+
+    async def __call__(self, name: str) -> Sequence[bytes]:
+        return await self.ask(name)
+
+
+async def silent(_: str) -> Sequence[bytes]:
+    await asyncio.Event().wait()
+    return ()
+
+
+async def out_of_order(_: str) -> Sequence[bytes]:
+    raise OSError("SERVFAIL")
+
+
+async def another_kind(_: str) -> Sequence[bytes]:
+    return [b"did=did:key:zQ3shokFTS3brHcDQrn82RUDfCZESWL1ZdCEJwekUDPQiYBme"]
+
 
 @asynccontextmanager
-async def signed_in(monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[Later]:
+async def signed_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> AsyncGenerator[tuple[Later, NameServers]]:
     monkeypatch.setattr(identity, "_TTL", 0.0)
     network, store = Network(), FaultyStore()
-    names = network.policy().resolve_txt
-    assert names is not None
-
-    async def resolve_txt(name: str) -> Sequence[bytes]:
-        if later is not None and later.trouble is not None:
-            if later.trouble == "silent":
-                await asyncio.Event().wait()
-            raise OSError(later.trouble)
-        return await names(name)
-
-    later: Later | None = None
-    policy = network.policy(resolve_txt=resolve_txt)
+    ask = network.policy().resolve_txt
+    assert ask is not None
+    names = NameServers(ask)
+    policy = network.policy(resolve_txt=names)
     async with world(network, store=store, net_policy=policy) as here:
         await here.login()
-        later = Later(here, store)
-        yield later
+        yield Later(here, store), names
 
 
 async def test_a_handle_that_is_still_the_accounts_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with signed_in(monkeypatch) as later:
+    async with signed_in(monkeypatch) as (later, _):
         assert await later.refreshed() == "alice.test"
 
 
 async def test_a_new_handle_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with signed_in(monkeypatch) as later:
+    async with signed_in(monkeypatch) as (later, _):
         later.here.network.account("alice.test").handle = "alice.example.test"
 
         assert await later.refreshed() == "alice.example.test"
@@ -89,7 +118,7 @@ async def test_a_new_handle_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_a_handle_that_is_somebody_elses_is_shown_no_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async with signed_in(monkeypatch) as later:
+    async with signed_in(monkeypatch) as (later, _):
         network = later.here.network
         network.account("alice.test").handle = "gone.test"
         network.account("gone.test").handle_proof = "none"
@@ -101,7 +130,7 @@ async def test_a_handle_that_is_somebody_elses_is_shown_no_more(
 async def test_a_handle_whose_name_points_elsewhere_is_shown_no_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async with signed_in(monkeypatch) as later:
+    async with signed_in(monkeypatch) as (later, _):
         # The account still claims it, which anybody may.
         later.here.network.account("alice.test").handle_proof = "none"
 
@@ -110,16 +139,68 @@ async def test_a_handle_whose_name_points_elsewhere_is_shown_no_more(
         assert await later.refreshed() == "alice.test"
 
 
-@pytest.mark.parametrize("trouble", ["silent", "SERVFAIL"])
+@pytest.mark.parametrize("trouble", [silent, out_of_order])
 async def test_an_outage_takes_a_handle_from_nobody_and_holds_no_refresh(
-    trouble: str, monkeypatch: pytest.MonkeyPatch
+    trouble: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with signed_in(monkeypatch) as later:
+    async with signed_in(monkeypatch) as (later, names):
         later.here.network.account("alice.test").handle_proof = "dns"
-        later.trouble = trouble
-        assert await later.refreshed() == "alice.test"
+        names.ask = trouble
+        await later.refresh()
         # The name servers were still being asked when the app had its answer.
-        assert (f"handle of {later.did}" in later.going_on) == (trouble == "silent")
+        assert bool(later.looking()) == (trouble is silent)
+        assert await later.refreshed() == "alice.test"
+
+
+async def test_a_web_server_that_is_down_takes_no_handle(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with signed_in(monkeypatch) as (later, _):
+        network = later.here.network
+        # The name servers say that they know nothing of it.
+        network.account("alice.test").handle_proof = "well-known"
+        with network.dropped("/.well-known/atproto-did"):
+            assert await later.refreshed() == "alice.test"
+        assert await later.refreshed() == "alice.test"
+
+
+async def test_a_handle_that_leads_to_another_kind_of_did_is_shown_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with signed_in(monkeypatch) as (later, names):
+        names.ask = another_kind
+        assert await later.refreshed() is None
+
+
+async def test_workers_that_refresh_in_turn_store_what_was_found_out_late(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(identity, "_TTL", 0.0)
+    go_on, handle_of = asyncio.Event(), identity.IdentityResolver.handle_of
+
+    async def late(resolver: identity.IdentityResolver, did: str) -> identity.Handle | None:
+        await go_on.wait()
+        return await handle_of(resolver, did)
+
+    monkeypatch.setattr(identity.IdentityResolver, "handle_of", late)
+    network, store = Network(), FaultyStore()
+    async with world(network, store=store) as one, world(network, store=store) as two:
+        await one.login()
+        workers = [Later(here, store) for here in (one, two)]
+        account = network.account("alice.test")
+        for name in ("alice2.test", "alice3.test"):
+            before, account.handle = account.handle, name
+            for worker in workers:
+                go_on.clear()
+                await worker.refresh()
+                assert store.sessions[0].handle == before
+                go_on.set()
+                await worker.looked()
+                async with worker.here.oauth.session_for(worker.did) as session:
+                    assert session.handle == name
+            go_on.clear()
+            await workers[0].refresh()
+            assert store.sessions[0].handle == name
+            go_on.set()
+            await workers[0].looked()
 
 
 class Directory:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from starlette.applications import Starlette
@@ -8,15 +9,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from atproto_oauth_asgi import (
-    session_from,
-)
+from atproto_oauth_asgi import identity, session_from
 from atproto_oauth_asgi.errors import NoSession, SessionRevoked
 from atproto_oauth_asgi.operator_revoke import revoke
 from atproto_oauth_asgi.testing import Network
 from atproto_oauth_asgi.upkeep import LOOK_EVERY
 from tests.app.faulty_store import FaultyStore
-from tests.app.world import BASE_URL, PAGE, live_of, world
+from tests.app.world import BASE_URL, PAGE, QUICK, live_of, world
 
 pytestmark = pytest.mark.anyio
 
@@ -128,6 +127,59 @@ async def test_housekeeping_ends_with_the_job_that_began_it() -> None:
         goes_on.set()
         assert (await asked).status_code == 200
         await here.oauth.runtime().aclose()
+
+
+async def test_a_job_that_is_cancelled_while_it_leaves_stops_no_refresh_after_it() -> None:
+    store, network, slow = FaultyStore(), Network(), asyncio.Event()
+    async with world(network, store=store) as first:
+        await first.login()
+    async with world(network, store=store, owned=False) as here:
+
+        async def job() -> None:
+            async with here.oauth.session_for(first.did()):
+                here.oauth.runtime().tasks.start(slow.wait(), name="slow")
+
+        closing = here.oauth.runtime().tasks.closing
+        leaving = asyncio.create_task(job())
+        await closing.wait()
+        leaving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+        slow.set()
+
+        network.expire_access_tokens()
+        store.allow_refresh()
+        async with here.oauth.session_for(first.did()) as session:
+            await session.query("com.atproto.server.getSession")
+        assert store.sessions[0].version == 2
+        await here.oauth.runtime().aclose()
+
+
+async def test_a_job_that_leaves_waits_for_no_look_at_a_handle(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(identity, "_TTL", 0.0)
+    store, network, asked = FaultyStore(), Network(), asyncio.Event()
+
+    async def silent(_: str) -> list[bytes]:
+        asked.set()
+        await asyncio.Event().wait()
+        return []
+
+    async with world(network, store=store) as first:
+        await first.login()
+    network.expire_access_tokens()
+    store.allow_refresh()
+    # Longer than this test may take.
+    timing = replace(QUICK, verify=600, marked_lease=600)
+    policy = network.policy(resolve_txt=silent)
+    async with world(network, store=store, owned=False, timing=timing, net_policy=policy) as here:
+        monkeypatch.setattr(here.oauth.core.resolver, "_dns_deadline", 600.0)
+        async with here.oauth.session_for(first.did()) as session:
+            await session.query("com.atproto.server.getSession")
+            await asked.wait()
+        assert not {name for name in names_of_tasks() if name.startswith("handle of")}
+    assert store.sessions[0].version == 2
 
 
 def names_of_tasks() -> set[str]:

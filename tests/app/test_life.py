@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -409,3 +410,38 @@ async def test_the_end_of_a_request_does_not_wait_for_what_is_over() -> None:
         assert (task.done(), turns) == (True, 1)
         assert time.monotonic() - began < runtime.timing.marked_lease / 2
         await runtime.aclose()
+
+
+async def rounds() -> None:
+    """Let whatever can go on do so."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def test_a_request_that_is_cancelled_while_it_leaves_leaves_nothing_behind() -> None:
+    async with world(owned=False) as here:
+        runtime, done = here.oauth.runtime(), list[int]()
+        events = [asyncio.Event(), asyncio.Event()]
+
+        async def work(number: int) -> None:
+            await events[number].wait()
+            done.append(number)
+
+        before = runtime.arrive()
+        started: dict[asyncio.Task[Any], int] = {
+            runtime.tasks.start(work(number), name="work"): number for number in range(2)
+        }
+        order = [started[task] for task in runtime.tasks.running()]
+        leaving = asyncio.create_task(runtime.depart(before))
+        await rounds()
+        leaving.cancel()
+        await rounds()
+        for number in order:
+            assert not leaving.done()
+            events[number].set()
+            await rounds()
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+
+        assert sorted(done) == [0, 1]
+        assert runtime.attending == 0

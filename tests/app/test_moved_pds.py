@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
@@ -9,10 +10,10 @@ import httpx
 import pytest
 
 from atproto_oauth_asgi import OAuthSession
-from atproto_oauth_asgi.errors import RefreshFailed
+from atproto_oauth_asgi.errors import AddressRefused, RefreshFailed
 from atproto_oauth_asgi.testing import Network
 from tests.app.faulty_store import FaultyStore
-from tests.app.world import PAGE, World, world
+from tests.app.world import PAGE, World, live_of, world
 
 pytestmark = [pytest.mark.anyio, pytest.mark.spec("N2")]
 
@@ -21,23 +22,39 @@ SCOPE = "atproto repo:app.bsky.feed.post blob:image/*"
 
 
 @asynccontextmanager
-async def moved(*, scope: str = "atproto") -> AsyncGenerator[tuple[World, OAuthSession]]:
-    """Give a session that knows its old PDS, with a nonce of it, and has a token for it alone."""
+async def moved(
+    *, scope: str = "atproto", idle: bool = False, at_once: bool = True
+) -> AsyncGenerator[tuple[World, OAuthSession]]:
+    """Give a session that knows its old PDS and has a token for it alone.
+
+    It has a nonce of that PDS too, but for one that was `idle`. Where not `at_once`, it is to be
+    moved by the test.
+    """
     network = Network(entryway=True)
     store = FaultyStore()
     async with world(network, store=store, scope=scope) as here:
         await here.login()
         async with here.oauth.session_for(here.did()) as session:
-            await session.get(SESSION)
-            network.move_account("alice.test", network.add_host(entryway=network.entryway))
-            network.expire_access_tokens()
-            store.allow_refresh()
+            if not idle:
+                await session.get(SESSION)
+            if at_once:
+                move(here)
             network.log.clear()
             yield here, session
 
 
-async def test_the_call_that_finds_out_goes_on_at_the_new_pds() -> None:
-    async with moved() as (here, session):
+def move(here: World) -> None:
+    network = here.network
+    network.move_account("alice.test", network.add_host(entryway=network.entryway))
+    network.expire_access_tokens()
+    store = here.oauth.core.store
+    assert isinstance(store, FaultyStore)
+    store.allow_refresh()
+
+
+@pytest.mark.parametrize("idle", [False, True])
+async def test_the_call_that_finds_out_goes_on_at_the_new_pds(idle: bool) -> None:
+    async with moved(idle=idle) as (here, session):
         new = here.network.hosts[-1].origin
         assert session.pds != new
         found = await session.query("com.atproto.server.getSession")
@@ -99,3 +116,58 @@ async def test_a_url_that_the_app_wrote_is_asked_for_again() -> None:
             apps.app = here.network.hosts[-1].app
             again = await client.get(f"{session.pds}{SESSION}", auth=session.auth)
             assert again.status_code == 200
+
+
+async def test_a_url_that_the_app_wrote_is_asked_for_again_where_the_token_had_run_out() -> None:
+    async with moved() as (here, session):
+        live_of(session).access_expires = live_of(session).refresh_at = 0.0
+        old = session.pds
+        apps = httpx.ASGITransport(here.network.host.app)
+        async with httpx.AsyncClient(transport=apps) as client:
+            with pytest.raises(RefreshFailed, match="has just moved to another server"):
+                await client.get(f"{old}{SESSION}", auth=session.auth)
+            with pytest.raises(AddressRefused):
+                await client.get(f"{old}{SESSION}", auth=session.auth)
+        assert here.network.log.of("xrpc") == []
+
+
+async def test_what_the_old_pds_has_done_is_told_though_another_call_has_found_out() -> None:
+    async with moved(scope=SCOPE, at_once=False) as (here, session):
+        network, record = here.network, "/xrpc/com.atproto.repo.createRecord"
+        async with network.hold(record, when="after") as pause:
+            writing = asyncio.create_task(
+                session.procedure(
+                    "com.atproto.repo.createRecord",
+                    {
+                        "repo": here.did(),
+                        "collection": "app.bsky.feed.post",
+                        "record": {"text": "hello", "createdAt": "2026-01-01T00:00:00Z"},
+                    },
+                )
+            )
+            await pause.arrived()
+            move(here)
+            await session.get(SESSION)
+            assert session.pds == network.hosts[-1].origin
+            pause.release()
+            made = await writing
+
+        assert str(made["uri"]).startswith(f"at://{here.did()}/")
+
+
+async def test_a_call_that_finds_out_after_another_goes_on_too() -> None:
+    async with moved() as (here, session):
+        new = here.network.hosts[-1].origin
+        async with here.network.hold(SESSION, when="after") as pause:
+            first = asyncio.create_task(session.get(SESSION))
+            second = asyncio.create_task(session.get(SESSION))
+            await pause.arrived(2)
+            pause.release(1)
+            # The answer of the one that goes on at the new PDS.
+            await pause.arrived(3)
+            assert session.pds == new
+            pause.release()
+            answers = [await first, await second]
+
+        assert [answer.status_code for answer in answers] == [200, 200]
+        assert {f"https://{answer.url.host}" for answer in answers} == {new}
