@@ -122,9 +122,7 @@ class Leases:
         live, timing = hold.live, self._timing
         # Thrice: a store that needs longer than the bound each time is in no state to refresh.
         for _ in range(3):
-            # Nobody would be there for the answer.
-            if self._tasks.closing.is_set() or not self._attended():
-                raise LeaseLost
+            self._check_attendance(hold)
             monotonic, wall = time.monotonic(), time.time()
             hold.marking = True
             marked = await self._store.mark_refresh(
@@ -140,12 +138,18 @@ class Leases:
             hold.sent = time.monotonic()
             # Both clocks: one stands still while a machine sleeps, the other may be set.
             if max(hold.sent - monotonic, abs(time.time() - wall)) <= timing.mark_to_send:
-                if self._tasks.closing.is_set() or not self._attended():
-                    raise LeaseLost
+                self._check_attendance(hold)
                 hold.departed = True
                 hold.flight.depart()
                 return
         raise TooSlow
+
+    def _check_attendance(self, hold: Hold) -> None:
+        """Send nothing where nobody would be there for the answer."""
+        task = hold.flight.task
+        cancelled = task is not None and task.cancelling() > 0
+        if cancelled or self._tasks.closing.is_set() or not self._attended():
+            raise LeaseLost
 
     async def insist(self, work: Callable[[], Awaitable[None]]) -> None:
         """Write down what happened, while the lease lasts, whatever the database does."""

@@ -186,3 +186,24 @@ def test_a_lease_that_was_not_announced_is_told_to_who_waits() -> None:
             assert str(caught.value) == "The refresh could not be announced."
 
     in_virtual_time(run)
+
+
+def test_a_refresh_that_is_cancelled_while_it_is_announced_sends_nothing() -> None:
+    async def run() -> None:
+        async with fleet() as here, here.worker() as one:
+
+            async def cancel() -> None:
+                # As an event loop does that ends: the refresh has not run since.
+                assert one.live.flight is not None
+                assert one.live.flight.task is not None
+                one.live.flight.task.cancel()
+
+            one.wire.after["mark"] = cancel
+            flight = one.start()
+            await one.done(flight)
+            assert flight.task is not None
+            assert flight.task.cancelled()
+            assert here.sent == 0
+            assert (here.row.version, here.row.status) == (1, "active")
+
+    in_virtual_time(run)
