@@ -115,7 +115,6 @@ class Committer:
         if await self._store.commit_refresh(
             live.id, version=version, owner=owner, refreshed=refreshed
         ):
-            live.stored_handle = refreshed.handle
             self._events.info("session.refreshed", **fields)
             return True
         record: SessionRecord | None = await self._store.load_session(live.id)
@@ -126,7 +125,6 @@ class Committer:
             return True
         if record.version == version + 1 and record.lease_owner == owner:
             # The commit had arrived; only its acknowledgement was lost.
-            live.stored_handle = record.handle
             self._events.info("session.refreshed", **fields)
             return True
         if record.version > version:

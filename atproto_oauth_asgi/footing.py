@@ -97,8 +97,9 @@ class Footing:
     async def __aenter__(self) -> Self:
         runtime = self.runtime()
         runtime.owners += 1
+        runtime.entries += 1
         # Somebody may be draining for the one before.
-        runtime.tasks.closing.clear()
+        runtime.tasks.go_on()
         try:
             await self.open()
         except BaseException:
@@ -185,13 +186,22 @@ class Footing:
         runtime.owners -= 1
         if runtime.owners:
             return
-        await runtime.leave_house()
-        await runtime.tasks.drain(runtime.timing.marked_lease)
+        entries = runtime.entries
+        try:
+            await runtime.leave_house()
+            await runtime.tasks.drain(runtime.timing.marked_lease)
+        except asyncio.CancelledError:
+            # Nobody's, until somebody opens it again and closes it.
+            runtime.opened = False
+            raise
+        if runtime.entries != entries:
+            # Theirs by now, or on its way to its end by their leaving.
+            return
         loop = asyncio.get_running_loop()
         with self._lock:
-            # Whoever came meanwhile, or is not done yet, goes on with it.
-            if runtime.owners or runtime.attending or self._runtimes.get(loop) is not runtime:
-                runtime.tasks.closing.clear()
+            # Who is not done yet goes on with it.
+            if runtime.attending or self._runtimes.get(loop) is not runtime:
+                runtime.tasks.go_on()
                 return
             del self._runtimes[loop]
             self._last = (None, None)

@@ -128,14 +128,25 @@ class IdentityResolver:
         """
         return (await self._document(self._parse_did(did), fresh=fresh)).pds
 
-    async def handle_of(self, did: str) -> Handle | None:
+    async def handle_of(self, did: str, *, shown: str | None) -> Handle | None:
         """Return the handle that a DID has by now, or None: it may have been given to another.
+
+        Args:
+            did: The account.
+            shown: The handle that it had last.
 
         Raises:
             ResolutionError: nobody can say now, or the DID is in no use any more.
             FetchError: likewise.
         """
-        return await self._handle_of(await self._document(self._parse_did(did), fresh=False))
+        document = await self._document(self._parse_did(did), fresh=False)
+        try:
+            return await self._handle_of(document)
+        except (ResolutionError, FetchError):
+            if shown == document.claimed_handle:
+                raise
+            # Whatever becomes of the new one, the old one is not claimed any more.
+            return None
 
     async def _by_handle(self, handle: Handle, *, fresh: bool) -> Identity:
         remembered = not fresh and self._dids.get(handle) is not None

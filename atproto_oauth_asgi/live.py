@@ -122,8 +122,8 @@ class LiveSession:
         self.client_id = record.client_id
         self.client_kid = record.client_kid
         self.handle: str | None = record.handle
-        #: The handle that the row had last; this loop may have looked since, and know better.
-        self.stored_handle: str | None = record.handle
+        # The version at which this loop has last looked at it.
+        self._looked_at = -1
         self.key: DPoPKey = vault.dpop_key(record)
         self.nonces = Nonces(shared_nonces)
         self.calls = Calls()
@@ -168,8 +168,9 @@ class LiveSession:
             tokens = self._vault.tokens(record)
             now = monotonic()
             self.client_kid = record.client_kid
-            if record.handle != self.stored_handle:
-                self.handle = self.stored_handle = record.handle
+            # Who looked later than the tokens came stores what they saw with the next ones.
+            if record.version > self._looked_at + 1:
+                self.handle = record.handle
             self.install(
                 tokens,
                 version=record.version,
@@ -190,6 +191,11 @@ class LiveSession:
         if row != self._row:
             self._row = row
             self.waited_in_vain = False
+
+    def saw_handle(self, handle: str | None) -> None:
+        """Take over what a look at the account found."""
+        self.handle = handle
+        self._looked_at = self.version
 
     def install(
         self,

@@ -406,7 +406,9 @@ class ATProtoOAuth:
         footing = self._footing
         runtime = footing.runtime()
         # Without lifespan, requests of this loop use its connections: not this job's to close.
-        borrowed = runtime.opened and not runtime.owners
+        # Where an owner is going, this job is the next one.
+        going = runtime.tasks.closing.is_set()
+        borrowed = runtime.opened and not runtime.owners and not going
         async with self._attended() if borrowed else footing:
             for record in await runtime.sessions.of_account(did):
                 live = runtime.sessions.usable(record)

@@ -180,7 +180,8 @@ class Refresher:
         # An outage takes it from nobody: whoever can say is asked again at the next refresh.
         with contextlib.suppress(TimeoutError, ResolutionError, FetchError):
             async with asyncio.timeout(self._timing.verify):
-                live.handle = await self._resolver.handle_of(live.did)
+                handle = await self._resolver.handle_of(live.did, shown=live.handle)
+                live.saw_handle(handle)
 
 
 def _land(live: LiveSession, flight: Flight, _: asyncio.Task[None]) -> None:

@@ -61,6 +61,8 @@ class Runtime:
         self.owners = 0
         #: Requests under way, each of which stays until what it left in the air has come down.
         self.attending = 0
+        #: How many owners have come so far.
+        self.entries = 0
         self.opened = False
         self.opening = asyncio.Lock()
         self._chores: list[asyncio.Task[None]] = []
@@ -134,7 +136,7 @@ class Runtime:
                 break
             # The last try takes whatever there is.
             version = record.version if number < END_TRIES - 1 else None
-            if await self.store.end_session(live.id, "logout", version=version):
+            if await self._end(live, version=version):
                 self.events.info("session.ended", session=live.id, did=live.did, reason="logout")
                 break
         tokens: Tokens = live.tokens
@@ -142,6 +144,16 @@ class Runtime:
         task = self.revoker.start(live, tokens)
         # So that "logged out" on the page means logged out at the server too, where that is up.
         await asyncio.wait({task}, timeout=self.timing.wait if self.owners else None)
+
+    async def _end(self, live: LiveSession, *, version: int | None) -> bool:
+        try:
+            return await self.store.end_session(live.id, "logout", version=version)
+        except StoreUnavailable:
+            # Perhaps only the acknowledgement was lost; nobody else has the tokens to revoke then.
+            record = await self.store.load_session(live.id)
+            if record is None or record.status != "ended":
+                raise
+            return True
 
     def touch(self, live: LiveSession) -> None:
         """Write that a session was seen, now and then, in the background."""
@@ -206,8 +218,6 @@ class Runtime:
                 cancelled = exc
         if cancelled is not None:
             raise cancelled
-        if self.attending == 1:
-            await self.tasks.drop_spare()
 
     async def aclose(self) -> None:
         """Close every connection of this loop; what is still going on is cut off."""

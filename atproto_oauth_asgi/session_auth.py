@@ -125,7 +125,7 @@ class SessionAuth(httpx.Auth):
                 if not await self._mend(error, response, version, pds):
                     break
                 # Another server has asked for nothing yet.
-                told = {*told, error} if live.pds == pds else {error}
+                told = {*told, error} if live.pds == pds else {"invalid_token"}
                 response.stream = _Challenge(response)
 
     async def _ready(self, *, replayable: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Iterable
 from typing import TypeVar
 
 import anyio
@@ -26,7 +26,7 @@ class Kept(asyncio.Task[T]):
     Args:
         work: What it does.
         name: Its name.
-        closing: Set when the loop ends, so that work which goes on for ever comes to an end.
+        at_end: Called when the loop ends, so that work which goes on for ever comes to an end.
     """
 
     def __init__(
@@ -34,11 +34,11 @@ class Kept(asyncio.Task[T]):
         work: Coroutine[object, object, T],
         *,
         name: str | None = None,
-        closing: asyncio.Event | None = None,
+        at_end: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(work, loop=asyncio.get_running_loop(), name=name)
         self.kept = False
-        self._closing = closing
+        self._at_end = at_end
 
     def cancel(self, msg: object = None) -> bool:
         """Cancel, unless the event loop ends and the task is to be kept."""
@@ -46,8 +46,8 @@ class Kept(asyncio.Task[T]):
             asyncio.get_running_loop()
         except RuntimeError:
             if self.kept and not self.done():
-                if self._closing is not None:
-                    self._closing.set()
+                if self._at_end is not None:
+                    self._at_end()
                 return False
         return super().cancel(msg)
 
@@ -59,23 +59,21 @@ class Tasks:
         self._events = events
         self._tasks: set[asyncio.Task[object]] = set()
         self._spare: set[asyncio.Task[object]] = set()
-        # How many wait for the end of all tasks.
+        # How many wait for the end of all tasks, and whether the event loop itself ends.
         self._drains = 0
+        self._over = False
         #: Set when the owner wants to go: whoever loops looks at it and comes to an end.
         self.closing = asyncio.Event()
 
-    def __len__(self) -> int:
-        return len(self._tasks)
-
     def start(self, work: Coroutine[object, object, T], *, name: str) -> Kept[T]:
         """Run work in a task of its own, which no request can cancel."""
-        task = Kept(work, name=name, closing=self.closing)
+        task = Kept(work, name=name, at_end=self._end)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
         return task
 
     def start_spare(self, work: Coroutine[object, object, None], *, name: str) -> None:
-        """Run work that is good to have: nobody waits for it, and it ends with the others."""
+        """Run work that is good to have: an owner who goes does not wait for it."""
         task = asyncio.create_task(work, name=name)
         self._spare.add(task)
         task.add_done_callback(self._ended)
@@ -89,16 +87,19 @@ class Tasks:
             # Whoever waits is told, but perhaps nobody does any more.
             self._events.error("task.failed", error, task=task.get_name())
 
+    def _end(self) -> None:
+        self._over = True
+        self.closing.set()
+
+    def go_on(self) -> None:
+        """Take back that the owner wants to go, unless the event loop ends."""
+        if not self._over:
+            self.closing.clear()
+
     def running(self) -> list[asyncio.Task[object]]:
         """Return the tasks that have not come to their end."""
         # One that is done is let go of in the next round of the loop only.
-        return [task for task in self._tasks if not task.done()]
-
-    async def drop_spare(self) -> None:
-        """Cancel what nobody waits for."""
-        for task in (spare := set(self._spare)):
-            task.cancel()
-        await asyncio.gather(*spare, return_exceptions=True)
+        return [task for task in (*self._tasks, *self._spare) if not task.done()]
 
     async def drain(self, timeout: float) -> None:
         """Let all tasks come to their end for at most `timeout` seconds, then cancel the rest.
@@ -111,24 +112,27 @@ class Tasks:
             await self._drain(timeout)
         except asyncio.CancelledError:
             if self._drains == 1:
-                self.closing.clear()
+                self.go_on()
             raise
         finally:
             self._drains -= 1
 
     async def _drain(self, timeout: float) -> None:
-        await self.drop_spare()
         loop = asyncio.get_running_loop()
         end = loop.time() + timeout
+        await _cancel(self._spare)
         # A task that ends may have started another, such as a revocation.
         while self._tasks and self.closing.is_set() and loop.time() < end:
             await asyncio.wait(set(self._tasks), timeout=end - loop.time())
-        if not self.closing.is_set():
-            return
         for _ in range(3):
-            for task in (left := set(self._tasks)):
-                task.cancel()
-            await asyncio.gather(*left, return_exceptions=True)
+            if self.closing.is_set():
+                await _cancel(self._tasks | self._spare)
+
+
+async def _cancel(tasks: Iterable[asyncio.Task[object]]) -> None:
+    for task in (left := set(tasks)):
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
 
 
 async def finish(task: asyncio.Future[T], *, within: float) -> None:

@@ -22,10 +22,10 @@ pytestmark = [pytest.mark.anyio, pytest.mark.spec("A19")]
 class Later:
     """Is some time after a login: nothing is remembered, and name servers may be down."""
 
-    def __init__(self, here: World, store: FaultyStore) -> None:
+    def __init__(self, here: World, store: FaultyStore, did: str | None = None) -> None:
         self.here = here
         self.store = store
-        self.did = here.did()
+        self.did = did or here.did()
 
     async def refreshed(self) -> str | None:
         """Refresh; return the handle that is shown then, and after the next refresh everywhere."""
@@ -48,7 +48,9 @@ class Later:
         self.store.allow_refresh()
         async with self.here.oauth.session_for(self.did) as session:
             await session.query("com.atproto.server.getSession")
-        await self.here.settled()
+        async with asyncio.timeout(10):
+            while left := {*self.here.oauth.runtime().tasks.running()} - self.looking():
+                await asyncio.wait(left)
         assert len(network.token_requests("refresh_token")) == before + 1
 
     def looking(self) -> set[asyncio.Task[object]]:
@@ -86,6 +88,21 @@ async def out_of_order(_: str) -> Sequence[bytes]:
 
 async def another_kind(_: str) -> Sequence[bytes]:
     return [b"did=did:key:zQ3shokFTS3brHcDQrn82RUDfCZESWL1ZdCEJwekUDPQiYBme"]
+
+
+def late_looks(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Let looks at a handle wait until an event is set; nothing is remembered."""
+    monkeypatch.setattr(identity, "_TTL", 0.0)
+    go_on, handle_of = asyncio.Event(), identity.IdentityResolver.handle_of
+
+    async def late(
+        resolver: identity.IdentityResolver, did: str, *, shown: str | None
+    ) -> identity.Handle | None:
+        await go_on.wait()
+        return await handle_of(resolver, did, shown=shown)
+
+    monkeypatch.setattr(identity.IdentityResolver, "handle_of", late)
+    return go_on
 
 
 @asynccontextmanager
@@ -162,6 +179,65 @@ async def test_a_web_server_that_is_down_takes_no_handle(monkeypatch: pytest.Mon
         assert await later.refreshed() == "alice.test"
 
 
+async def test_what_the_account_does_not_claim_any_more_is_shown_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with signed_in(monkeypatch) as (later, _):
+        network = later.here.network
+        account = network.account("alice.test")
+        account.handle, account.handle_proof = "gone.test", "none"
+        network.add_account("alice.test", did="did:plc:" + "m" * 24)
+        # An account could otherwise keep somebody else's by claiming one that is never there.
+        with network.dropped("/.well-known/atproto-did"):
+            assert await later.refreshed() is None
+
+
+async def test_what_one_worker_saw_wrongly_is_mended_by_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    go_on = late_looks(monkeypatch)
+    network, store = Network(), FaultyStore()
+    async with world(network, store=store) as one, world(network, store=store) as two:
+        await one.login()
+        account = network.account("alice.test")
+        unlucky, others = Later(one, store), Later(two, store)
+        account.handle_proof = "none"
+        await unlucky.refresh()
+        go_on.set()
+        await unlucky.looked()
+        async with one.oauth.session_for(unlucky.did) as session:
+            assert session.handle is None
+        account.handle_proof = "both"
+        for _ in range(2):
+            await others.refresh()
+            await others.looked()
+        async with one.oauth.session_for(unlucky.did) as session:
+            assert session.handle == "alice.test"
+
+
+async def test_a_slow_look_is_waited_for_where_nobody_owns_the_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    go_on = late_looks(monkeypatch)
+    network, store = Network(), FaultyStore()
+    async with world(network, store=store) as first:
+        await first.login()
+    account = network.account("alice.test")
+    account.handle = "alice2.test"
+    network.expire_access_tokens()
+    store.allow_refresh()
+    async with world(network, store=store, owned=False) as here:
+        here.browser.cookies.update(first.browser.cookies)
+        # The answer has left long before; httpx tells of it when the app is done.
+        asked = asyncio.create_task(here.browser.get("/me"))
+        assert not (await asyncio.wait({asked}, timeout=0.3))[0]
+        assert store.sessions[0].version == 2
+        go_on.set()
+        assert (await asked).status_code == 200
+        assert (await here.browser.get("/oauth/session")).json()["handle"] == "alice2.test"
+        await here.oauth.runtime().aclose()
+
+
 async def test_a_handle_that_leads_to_another_kind_of_did_is_shown_no_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -173,14 +249,7 @@ async def test_a_handle_that_leads_to_another_kind_of_did_is_shown_no_more(
 async def test_workers_that_refresh_in_turn_store_what_was_found_out_late(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(identity, "_TTL", 0.0)
-    go_on, handle_of = asyncio.Event(), identity.IdentityResolver.handle_of
-
-    async def late(resolver: identity.IdentityResolver, did: str) -> identity.Handle | None:
-        await go_on.wait()
-        return await handle_of(resolver, did)
-
-    monkeypatch.setattr(identity.IdentityResolver, "handle_of", late)
+    go_on = late_looks(monkeypatch)
     network, store = Network(), FaultyStore()
     async with world(network, store=store) as one, world(network, store=store) as two:
         await one.login()

@@ -1,3 +1,6 @@
+"""Sessions outside of requests: jobs, what they leave behind, and operators."""
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 import asyncio
@@ -12,6 +15,7 @@ from starlette.routing import Route
 from atproto_oauth_asgi import identity, session_from
 from atproto_oauth_asgi.errors import NoSession, SessionRevoked
 from atproto_oauth_asgi.operator_revoke import revoke
+from atproto_oauth_asgi.runtime import Runtime
 from atproto_oauth_asgi.testing import Network
 from atproto_oauth_asgi.upkeep import LOOK_EVERY
 from tests.app.faulty_store import FaultyStore
@@ -103,6 +107,33 @@ async def test_a_job_without_lifespan_refreshes_after_a_request_as_before_one() 
         await here.oauth.runtime().aclose()
 
 
+async def test_a_look_at_a_handle_that_begins_while_all_end_ends_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(identity, "_TTL", 0.0)
+    store, network = FaultyStore(), Network()
+
+    async def silent(_: str) -> list[bytes]:
+        await asyncio.Event().wait()
+        return []
+
+    async with world(network, store=store) as first:
+        await first.login()
+    network.expire_access_tokens()
+    store.allow_refresh()
+    policy = network.policy(resolve_txt=silent)
+    async with (
+        network.hold(f"/{first.did()}") as pause,
+        world(network, store=store, net_policy=policy) as here,
+    ):
+        runtime = here.oauth.runtime()
+        (record,) = await runtime.sessions.of_account(first.did())
+        runtime.upkeep._refresher.start(runtime.sessions.live(record))
+        await pause.arrived()
+        asyncio.get_running_loop().call_soon(pause.release)
+    assert not {name for name in names_of_tasks() if name.startswith("handle of")}
+
+
 async def test_housekeeping_ends_with_the_job_that_began_it() -> None:
     store, network = FaultyStore(), Network()
     async with world(network, store=store) as first:
@@ -152,7 +183,85 @@ async def test_a_job_that_is_cancelled_while_it_leaves_stops_no_refresh_after_it
         async with here.oauth.session_for(first.did()) as session:
             await session.query("com.atproto.server.getSession")
         assert store.sessions[0].version == 2
-        await here.oauth.runtime().aclose()
+        # And whoever comes last closes what the loop has, as ever.
+        assert here.oauth.running() is None
+
+
+async def test_nothing_is_closed_under_a_job_that_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, network = FaultyStore(), Network()
+    async with world(network, store=store) as first:
+        await first.login()
+    closed, leave_house, aclose = list[bool](), Runtime.leave_house, Runtime.aclose
+    quick, slow, at_home, go_on = (asyncio.Event() for _ in range(4))
+    async with world(network, store=store, owned=False) as here:
+
+        async def leave(runtime: Runtime) -> None:
+            await leave_house(runtime)
+            if closing.is_set():
+                return
+            at_home.set()
+            await go_on.wait()
+
+        async def close(runtime: Runtime) -> None:
+            closed.append(slow.is_set())
+            await aclose(runtime)
+
+        async def early() -> None:
+            async with here.oauth.session_for(first.did()):
+                tasks = here.oauth.runtime().tasks
+                tasks.start(quick.wait(), name="quick")
+                tasks.start(slow.wait(), name="slow")
+
+        async def late() -> None:
+            async with here.oauth.session_for(first.did()):
+                pass
+
+        closing = here.oauth.runtime().tasks.closing
+        one = asyncio.create_task(early())
+        await closing.wait()
+        monkeypatch.setattr(Runtime, "leave_house", leave)
+        monkeypatch.setattr(Runtime, "aclose", close)
+        two = asyncio.create_task(late())
+        await at_home.wait()
+        # The first sees now that another has come, and gone.
+        quick.set()
+        await one
+        go_on.set()
+        slow.set()
+        await two
+
+    assert closed == [True]
+
+
+async def test_a_newcomers_tasks_are_left_alone_by_who_leaves() -> None:
+    store, network = FaultyStore(), Network()
+    async with world(network, store=store) as first:
+        await first.login()
+    timing = replace(QUICK, marked_lease=0.05)
+    async with world(network, store=store, owned=False, timing=timing) as here:
+        cancelled, end = asyncio.Event(), asyncio.Event()
+
+        async def stubborn() -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                cancelled.set()
+                await end.wait()
+
+        async def early() -> None:
+            async with here.oauth.session_for(first.did()):
+                here.oauth.runtime().tasks.start(stubborn(), name="stubborn")
+
+        leaving = asyncio.create_task(early())
+        await cancelled.wait()
+        async with here.oauth.session_for(first.did()):
+            goes_on = asyncio.Event()
+            task = here.oauth.runtime().tasks.start(goes_on.wait(), name="new")
+            end.set()
+            await leaving
+            goes_on.set()
+            await asyncio.wait({task})
+            assert not task.cancelled()
 
 
 async def test_a_job_that_leaves_waits_for_no_look_at_a_handle(

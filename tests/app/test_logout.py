@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from atproto_oauth_asgi import Event, session_from
+from atproto_oauth_asgi.errors import StoreUnavailable
 from atproto_oauth_asgi.keys import ClientKeys, generate_client_keys
 from atproto_oauth_asgi.testing import Network
 from atproto_oauth_asgi.testing.sessions import Session, Sessions
@@ -244,6 +245,26 @@ async def test_logging_out_beside_a_refresh_elsewhere_revokes_the_newest_tokens(
         # Nobody can be hindered from refreshing for ever, but then the person still goes.
         assert await here.revoked() == (refreshes < 3)
         assert await here.who() is None
+
+
+@pytest.mark.spec("K1")
+async def test_logging_out_revokes_though_the_store_did_not_say_that_it_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = FaultyStore()
+    async with world(store=store) as here:
+        await here.login()
+        end_session = store.end_session
+
+        async def lost(*args: Any, **kwargs: Any) -> bool:
+            await end_session(*args, **kwargs)
+            raise StoreUnavailable("The acknowledgement was lost; this is a planted fault.")
+
+        monkeypatch.setattr(store, "end_session", lost)
+        page = await here.logout()
+
+        assert (page.status_code, here.cookie) == (303, None)
+        assert await here.revoked()
 
 
 async def test_an_app_may_end_the_session_itself() -> None:

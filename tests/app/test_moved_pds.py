@@ -155,6 +155,29 @@ async def test_what_the_old_pds_has_done_is_told_though_another_call_has_found_o
         assert str(made["uri"]).startswith(f"at://{here.did()}/")
 
 
+async def test_a_new_pds_may_ask_for_a_nonce_though_the_old_one_did() -> None:
+    async with moved(idle=True, at_once=False) as (here, session):
+        async with here.network.hold(SESSION, when="after") as pause:
+            call = asyncio.create_task(session.get(SESSION))
+            await pause.arrived()
+            move(here)
+            # Meanwhile another worker has refreshed, and its row is seen.
+            async with (
+                world(here.network, store=here.oauth.core.store) as other,
+                other.oauth.session_for(here.did()) as theirs,
+            ):
+                live_of(theirs).access_expires = live_of(theirs).refresh_at = 0.0
+                await other.oauth.runtime().upkeep.ready(live_of(theirs), replayable=True)
+            record = await here.oauth.core.store.load_session(session.id)
+            assert record is not None
+            live_of(session).adopt(record)
+            assert session.pds == here.network.hosts[-1].origin
+            pause.release()
+            answer = await call
+
+        assert answer.status_code == 200
+
+
 async def test_a_call_that_finds_out_after_another_goes_on_too() -> None:
     async with moved() as (here, session):
         new = here.network.hosts[-1].origin
