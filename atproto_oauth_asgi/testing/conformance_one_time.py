@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
@@ -78,7 +79,7 @@ class OneTimeConformance(ConformanceBase):
 
     async def test_a_use_is_remembered(self, store: Store, second_store: Store) -> None:
         """The row stays, without its payload, and says how long ago it was used."""
-        await store.put(one_time(ms=600))
+        await store.put(one_time())
         await _consume(store)
         await self.advance(store, 200)
 
@@ -92,15 +93,19 @@ class OneTimeConformance(ConformanceBase):
 
     async def test_the_memory_of_a_use_outlives_its_time(self, store: Store) -> None:
         """Past its time a used thing is still known as used, until it is purged."""
-        await store.put(one_time(ms=100))
-        assert (await _consume(store)).first
-        await self.advance(store, 200)
+        started = time.monotonic()
+        await store.put(one_time(ms=900))
+        if not (await _consume(store)).first:
+            # Only a machine that stalled was too late for it.
+            assert time.monotonic() - started >= 0.9
+            return
+        await self.advance(store, 950)
 
         again = await _consume(store)
 
         assert again.expired
         assert not again.first
-        assert again.consumed_ago_ms >= 200
+        assert again.consumed_ago_ms >= 950
 
     async def test_an_expired_thing_is_nobodys(self, store: Store) -> None:
         """Too late is too late for everybody, and asking is not a use."""

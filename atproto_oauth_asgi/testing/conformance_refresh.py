@@ -93,13 +93,15 @@ class LeaseConformance(ConformanceBase):
 
     async def test_no_lease_before_a_refresh_is_allowed(self, store: Store) -> None:
         """The wait is counted from when the token request left."""
+        started = time.monotonic()
         await store.create_session(
-            session(sent_ago_ms=HOUR_MS, refresh_after_ms=HOUR_MS + 300), browser=None
+            session(sent_ago_ms=HOUR_MS, refresh_after_ms=HOUR_MS + 900), browser=None
         )
-        assert not await acquire(store)
-        assert (await row_of(store)).refresh_wait_ms <= 300
+        # On a machine that stalls it may be time by now.
+        assert not await acquire(store) or time.monotonic() - started >= 0.9
+        assert (await row_of(store)).refresh_wait_ms <= 900
 
-        await self.advance(store, 400)
+        await self.advance(store, 950)
 
         assert await acquire(store)
 
@@ -132,13 +134,17 @@ class LeaseConformance(ConformanceBase):
     async def test_an_announced_lease_needs_the_watched_pair(self, store: Store) -> None:
         """Only who watched exactly this owner and end takes over, and only when it is over."""
         await store.create_session(session(), browser=None)
+        started = time.monotonic()
         await acquire(store, "dead", lease_ms=100)
-        await mark(store, "dead", lease_ms=300)
+        await mark(store, "dead", lease_ms=900)
         row = await row_of(store)
         assert row.lease_until is not None
-        assert not await acquire(store, watched=("dead", row.lease_until))
+        if await acquire(store, watched=("dead", row.lease_until)):
+            # Only on a machine that stalled it was over by then.
+            assert time.monotonic() - started >= 0.9
+            return
 
-        await self.advance(store, 400)
+        await self.advance(store, 950)
         row = await row_of(store)
         assert row.lease_until is not None
 
