@@ -27,7 +27,7 @@ from atproto_oauth_asgi.testing.conformance_base import (
     refreshed,
     session,
 )
-from atproto_oauth_asgi_stores import SQLStore, database, server_engines
+from atproto_oauth_asgi_stores import SQLStore, server_engines
 from tests.proxy import Proxy
 from tests.stores.places import Place, empty
 
@@ -103,16 +103,20 @@ async def test_the_clock_is_the_servers_in_milliseconds(store: SQLStore) -> None
 async def test_a_wait_for_a_lock_never_makes_a_lease_longer(place: Place, store: SQLStore) -> None:
     await store.create_session(session(), browser=None)
     held = asyncio.Event()
+    freed = 0.0
 
     async def hold(connection: AsyncConnection) -> None:
+        nonlocal freed
         await connection.execute(sa.update(store.tables.session).values(handle=None))
         held.set()
         await asyncio.sleep(0.3)
+        freed = time.monotonic()
 
     holding = asyncio.ensure_future(store.transact(hold))
     await held.wait()
     assert await store.acquire_refresh("session", version=1, owner="me", lease_ms=10_000)
     row = await store.load_session("session")
+    since_ms = (time.monotonic() - freed) * 1000
     await holding
 
     assert row is not None
@@ -120,7 +124,7 @@ async def test_a_wait_for_a_lock_never_makes_a_lease_longer(place: Place, store:
     assert row.lease_remaining_ms <= 10_000
     if place.postgresql:
         # Its clock is read where the lock has been waited for.
-        assert row.lease_remaining_ms > 9_800
+        assert row.lease_remaining_ms > 10_000 - since_ms - 50
 
 
 # --- Races ---
@@ -262,19 +266,21 @@ async def commit_without_an_answer(store: SQLStore, proxy: Proxy) -> None:
 async def test_a_server_that_falls_silent_is_given_up(
     place: Place, store: SQLStore, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database, "DEADLINE", 0.3)
     impatient = SQLStore(place.through(proxy))
     await impatient.create_session(session(), browser=browser())
     await impatient.load(hashed("cookie"))
 
     proxy.go_silent()
     started = time.monotonic()
-    done = await asyncio.gather(
-        impatient.load(hashed("cookie")),
-        impatient.acquire_refresh("session", version=1, owner="me", lease_ms=1),
-        impatient.touch("browser", "session"),
-        return_exceptions=True,
-    )
+    with monkeypatch.context() as patch:
+        # For the silence alone: connecting may take a busy machine longer.
+        patch.setattr(impatient, "_deadline", 0.3)
+        done = await asyncio.gather(
+            impatient.load(hashed("cookie")),
+            impatient.acquire_refresh("session", version=1, owner="me", lease_ms=1),
+            impatient.touch("browser", "session"),
+            return_exceptions=True,
+        )
     took = time.monotonic() - started
     proxy.flow()
 
