@@ -215,8 +215,8 @@ async def test_whatever_comes_and_goes_nothing_is_lost() -> None:
     await takers.stop()
 
 
-async def _ask(client: httpx.AsyncClient, server: Server) -> int:
-    timeout = httpx.Timeout(30.0, pool=0.3)
+async def _ask(client: httpx.AsyncClient, server: Server, *, turn: float = 30.0) -> int:
+    timeout = httpx.Timeout(30.0, pool=turn)
     return (await client.get(f"{server.url}/", timeout=timeout)).status_code
 
 
@@ -232,7 +232,7 @@ async def test_a_server_that_is_silent_does_not_stop_calls_of_others(
         await writer.drain()
 
     async with serving(silence) as slow, serving() as other, opened() as way, asyncio.timeout(20):
-        calls = [asyncio.create_task(_ask(way.client, slow)) for _ in range(50)]
+        calls = [asyncio.create_task(_ask(way.client, slow, turn=0.3)) for _ in range(50)]
         await slow.asked.wait()
         assert [await _ask(way.client, other) for _ in range(5)] == [200] * 5
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 
 import pytest
 
@@ -14,7 +13,7 @@ from atproto_oauth_asgi.errors import IdentityUnavailable, Unreachable
 from atproto_oauth_asgi.instrumentation import Event
 from atproto_oauth_asgi.testing import Network
 from tests.app.faulty_store import FaultyStore
-from tests.app.world import QUICK, World, world
+from tests.app.world import World, world
 
 pytestmark = [pytest.mark.anyio, pytest.mark.spec("A19")]
 
@@ -307,7 +306,6 @@ async def test_a_resolver_of_the_apps_own_that_fails_takes_no_handle_and_is_not_
         store=store,
         handle_resolver=directory,
         on_event=told.append,
-        timing=replace(QUICK, verify=0.2),
     ) as here:
         await here.login()
         directory.trouble, directory.hangs = trouble, trouble is None

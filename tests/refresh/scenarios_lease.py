@@ -31,9 +31,14 @@ async def fifty_calls_of_one_process_acquire_once() -> None:
 async def two_event_loops_make_one_token_request() -> None:
     async with fleet() as here, here.network.pause_token_endpoint("refresh_token") as pause:
         ends: list[int] = []
+        asked = threading.Event()
 
         async def elsewhere() -> None:
+            async def ask() -> None:
+                asked.set()
+
             async with here.worker() as other:
+                other.wire.after["acquire"] = ask
                 await other.refresh()
                 ends.append(other.live.version)
 
@@ -42,6 +47,7 @@ async def two_event_loops_make_one_token_request() -> None:
             flight = one.start()
             await within(30, pause.arrived())
             thread.start()
+            assert await asyncio.to_thread(asked.wait, 30)
             # The other loop gets as far as it ever does while this one holds the lease.
             await asyncio.sleep(0.3)
             second = pause.total

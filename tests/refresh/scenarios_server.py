@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -45,7 +46,9 @@ async def _committing(place: Place) -> AsyncGenerator[tuple[Proxy, SQLStore, Asy
 
     What is left on the stack is undone when it was.
     """
-    with pytest.MonkeyPatch.context() as patch, timing(QUICK, commit_try=0.8, wait=0.5):
+    with pytest.MonkeyPatch.context() as patch, timing(QUICK, wait=0.5, commit_try=3.0):
+        # Each try spoils one connection of the pool at most, so what waits for the pool is not done
+        # in time, and a busy machine is.
         patch.setattr(database, "POOL_PATIENCE", 0.1)
         async with _emptied(place) as direct, Proxy(place.server.port) as proxy:
             far = SQLStore(place.through(proxy))
@@ -55,15 +58,15 @@ async def _committing(place: Place) -> AsyncGenerator[tuple[Proxy, SQLStore, Asy
                         "refresh_token", when="after"
                     ) as pause:
                         refreshing = asyncio.create_task(here.refresh())
-                        await within(4, pause.arrived())
+                        await within(30, pause.arrived())
                         yield proxy, far, until_stored
                         pause.release()
-                        await asyncio.wait({refreshing}, timeout=1.5)
+                        await asyncio.wait({refreshing}, timeout=5)
                     found = await direct.load_session(here.live.id)
                     # What is stuck ends, whatever was found.
                     await until_stored.aclose()
                     proxy.cut()
-                    await within(4, refreshing)
+                    await within(30, refreshing)
                     assert found is not None
                     assert (found.version, found.status) == (2, "active")
                     assert len(here.network.token_requests("refresh_token")) == 1
@@ -100,22 +103,26 @@ async def a_lease_begins_when_the_row_is_written(place: Place) -> None:
     async with _emptied(place) as store:
         await store.create_session(session(), browser=None)
         held = asyncio.Event()
+        freed = 0.0
 
         async def hold(connection: AsyncConnection) -> None:
+            nonlocal freed
             await connection.execute(sa.update(store.tables.session).values(handle=None))
             held.set()
             await asyncio.sleep(0.6)
+            freed = time.monotonic()
 
         holding = asyncio.create_task(store.transact(hold))
         await held.wait()
         # It waits for the row for most of what it then has: too little to look servers up in.
         assert await store.acquire_refresh("session", version=1, owner="me", lease_ms=800)
         row = await store.load_session("session")
+        since_ms = (time.monotonic() - freed) * 1000
         await holding
 
         assert row is not None
         assert row.lease_remaining_ms is not None
-        assert row.lease_remaining_ms > 400
+        assert row.lease_remaining_ms > 800 - since_ms - 50
 
 
 # --- The primary ---

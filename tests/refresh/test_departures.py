@@ -148,21 +148,32 @@ async def test_a_server_that_stops_stores_what_is_in_the_air() -> None:
 async def test_an_impatient_middleware_outside_of_ours_loses_nothing(
     lifespan: Lifespan, path: str
 ) -> None:
-    async with fleet() as here:
+    async with (
+        fleet() as here,
+        here.network.pause_token_endpoint("refresh_token", when="after") as pause,
+    ):
         app = _app(here)
+        leaving: list[asyncio.Task[None]] = []
 
         async def hasty(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] != "http":
                 await app(scope, receive, send)
                 return
-            # As Starlette's BaseHTTPMiddleware does when the client has gone.
-            with anyio.move_on_after(0.1):
+            with anyio.CancelScope() as patience:
+
+                async def leave() -> None:
+                    await pause.arrived()
+                    patience.cancel()
+                    # Nobody answers before that has had its effect.
+                    asyncio.get_running_loop().call_later(0.3, pause.release)
+
+                leaving.append(asyncio.create_task(leave()))
+                # As Starlette's BaseHTTPMiddleware does when the client has gone.
                 await app(scope, receive, send)
                 return
             await PlainTextResponse("too slow", status_code=504)(scope, receive, send)
 
         async with _served(hasty, lifespan) as port:
-            here.network.faults.delay(0.4)
             status = await _status(port, here, path)
             assert status in {200, 504}
             if lifespan == "off":
@@ -210,7 +221,8 @@ async def _slow_refresh_in_its_own_loop() -> None:
 
 
 async def test_the_end_of_a_request_never_cuts_a_refresh_off() -> None:
-    with fleets.timing(wait=1.5):
+    # Also what a request waits for that comes to its end before the token request has left.
+    with fleets.timing(wait=5.0):
         await _slow_refresh_in_its_own_loop()
 
 
