@@ -127,7 +127,7 @@ async def test_a_locked_database_file_delays_the_commit_and_nothing_else(tmp_pat
                 pause.release()
                 # Served from memory, while several tries wait for the file.
                 async with asyncio.timeout(30):
-                    while here.live.version < 2 or "commit.retry" not in events(records):  # noqa: ASYNC110 - neither has an event
+                    while here.live.version < 2 or "commit.retry" not in events(records):  # noqa: ASYNC110  # neither has an event
                         await asyncio.sleep(0.01)
                 lock.execute("ROLLBACK")
                 lock.close()

@@ -22,8 +22,8 @@ from tests.stores.places import Place, all_taken
 
 pytestmark = pytest.mark.anyio
 
-#: Seconds in which a commit comes about. A refresh gives each try 3; a busy machine may take longer,
-#: but not until `FRESH_DEADLINE`, which ends what hangs.
+#: Seconds in which a commit comes about. A refresh gives each try 3, and a busy machine may take
+#: longer, but not until `FRESH_DEADLINE`, which ends what hangs.
 TRY = 5.0
 
 
