@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias, TypedDict
 import httpx
 
 OAuthPath: TypeAlias = Literal["/oauth/par", "/oauth/token", "/oauth/revoke"]
-FaultKind: TypeAlias = Literal["delay", "drop", "error"]
+FaultKind: TypeAlias = Literal["delay", "drop", "error", "hold"]
 
 
 class _Entry(TypedDict):
@@ -62,7 +62,7 @@ class Control:
 
     def attach(self, url: str) -> None:
         """Talk to the PDS process whose control address is `url`."""
-        self._http = httpx.Client(base_url=url, timeout=5, trust_env=False)
+        self._http = httpx.Client(base_url=url, timeout=20, trust_env=False)
 
     def detach(self) -> None:
         """Keep the log of a PDS that is about to stop; that of a dead one is lost."""
@@ -110,6 +110,21 @@ class Control:
         """Keep the next `count` successful answers back for `seconds`, after processing."""
         self._fault("delay", count, path, grant_type, ms=round(seconds * 1000))
 
+    def hold_answers(
+        self,
+        *,
+        count: int = 1,
+        path: OAuthPath = "/oauth/token",
+        grant_type: str | None = None,
+    ) -> None:
+        """Keep the next `count` successful answers back until `release`, after processing."""
+        self._fault("hold", count, path, grant_type)
+
+    def release(self) -> None:
+        """Send the answers that are held back, and hold no more."""
+        if self._http is not None:
+            self._http.post("/release").raise_for_status()
+
     def drop_answers(
         self,
         *,
@@ -139,7 +154,7 @@ class Control:
         self._http.post("/move", json={"did": did, "pds": pds}).raise_for_status()
 
     def clear_faults(self) -> None:
-        """Take back the faults that were not used up."""
+        """Take back the faults that were not used up, and send the answers that are held back."""
         if self._http is not None:
             self._http.delete("/faults").raise_for_status()
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -39,16 +40,22 @@ async def test_a_token_that_lives_for_seconds_is_renewed_before_the_pds_refuses_
     async with world(network) as here:
         await here.login()
         here.listen()
-        statuses: set[int] = set()
+        statuses, challenges = set[int](), set[str | None]()
         deadline = time.monotonic() + 30
         while len(network.control.refreshes()) < 2:
-            assert time.monotonic() < deadline
+            began = time.monotonic()
+            assert began < deadline
+            before = len(here.heard)
             statuses.add((await here.browser.get("/me")).status_code)
+            # The window is 0.4 s: in a call that hangs for longer, the token may die.
+            challenges |= {
+                heard.challenge for heard in here.heard[before:] if heard.at - began < 0.3
+            }
             await anyio.sleep(0.05)
 
     assert statuses == {200}
-    assert "invalid_token" not in [heard.challenge for heard in here.heard]
-    assert [entry.status for entry in network.control.refreshes()] == [200, 200]
+    assert "invalid_token" not in challenges
+    assert {entry.status for entry in network.control.refreshes()} == {200}
 
 
 async def test_a_token_in_its_window_is_renewed_while_it_still_works(
@@ -70,14 +77,14 @@ async def test_a_token_in_its_window_is_renewed_while_it_still_works(
 async def test_a_token_that_died_of_age_is_renewed_on_the_pds_s_401(
     reference_factory: ReferenceFactory, rows: Rows
 ) -> None:
-    network = reference_factory(token_max_age=2)
+    network = reference_factory(token_max_age=6)
     async with world(network, store_url=rows.store_url) as first:
         await first.login()
         grant = await grant_of(first, network.account(ALICE).did)
     rows.token_life(3000)
     network.control.clear_log()
     async with grant.raw() as raw:
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + 30
         while (await raw.get_session(grant.access_token)).status_code == 200:
             assert time.monotonic() < deadline
             await anyio.sleep(0.1)
@@ -129,15 +136,22 @@ async def test_nonces_that_change_every_second_cost_no_call_its_answer(
     network = reference_factory(dpop_interval=1)
     async with world(network) as here:
         await here.login()
-        await here.browser.get("/me")
-        here.listen()
-        calls, statuses = 0, set[int]()
+        calls, longest, statuses = 0, math.inf, set[int]()
         deadline = time.monotonic() + 30
-        while len({heard.nonce for heard in here.heard}) < 3:
-            assert time.monotonic() < deadline
-            statuses.add((await here.browser.get("/me")).status_code)
-            calls += 1
-            await anyio.sleep(0.05)
+        # Once more, where the machine stood still.
+        while longest >= 1:
+            last = time.monotonic()
+            await here.browser.get("/me")
+            here.listen()
+            calls, longest = 0, 0.0
+            # Four: a nonce is taken for three intervals at most, so an old one is noticed.
+            while len({heard.nonce for heard in here.heard}) < 4:
+                assert time.monotonic() < deadline
+                statuses.add((await here.browser.get("/me")).status_code)
+                calls += 1
+                longest = max(longest, time.monotonic() - last)
+                last = time.monotonic()
+                await anyio.sleep(0.05)
         steady = len(here.heard)
         # A nonce is taken for at most three intervals after it was given.
         await anyio.sleep(3.2)

@@ -99,6 +99,8 @@ class Heard:
     #: OAuth error that the answer challenges with.
     challenge: str | None
     nonce: str | None
+    #: When, by the monotonic clock.
+    at: float
 
 
 @dataclass
@@ -175,6 +177,7 @@ class World:
                     status=response.status_code,
                     challenge=challenge,
                     nonce=response.headers.get("dpop-nonce"),
+                    at=time.monotonic(),
                 )
             )
 

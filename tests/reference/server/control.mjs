@@ -1,5 +1,5 @@
 // A record of the OAuth requests that reached the server, and faults to put on them.
-// GET /log, DELETE /log, POST /faults, DELETE /faults, POST /move. Never a token: only the start of its SHA-256.
+// GET /log, DELETE /log, POST /faults, DELETE /faults, POST /release, POST /move. Never a token: only the start of its SHA-256.
 import { createHash } from 'node:crypto'
 import http from 'node:http'
 
@@ -74,6 +74,7 @@ function holdAnswer(res, finish) {
 export function createControl(app, { move }) {
   let log = []
   let faults = []
+  const held = []
 
   const take = (kind, entry) => {
     const fault = faults.find((f) => kind.includes(f.kind) && f.count > 0 && f.path === entry.path
@@ -104,12 +105,20 @@ export function createControl(app, { move }) {
       entry.status = res.statusCode
       entry.error = res.statusCode < 400 ? null : parse(body.toString())?.error ?? null
       // A nonce challenge is no outcome: only an answer that did something is lost or late.
-      const late = res.statusCode < 400 ? take(['drop', 'delay'], entry) : undefined
+      const late = res.statusCode < 400 ? take(['drop', 'delay', 'hold'], entry) : undefined
       if (late?.kind === 'drop') return req.socket.destroy()
       if (late?.kind === 'delay') return setTimeout(send, late.ms)
+      if (late?.kind === 'hold') return held.push(send)
       send()
     })
     app(req, res)
+  }
+
+  // A hold that was not used up goes too: an answer that comes a moment later would wait for nobody.
+  const release = () => {
+    faults = faults.filter((f) => f.kind !== 'hold')
+    for (const send of held.splice(0)) send()
+    return {}
   }
 
   const handler = (req, res) => {
@@ -126,7 +135,8 @@ export function createControl(app, { move }) {
       case 'GET /log': return answer(log)
       case 'DELETE /log': return answer((log = []))
       case 'POST /faults': return answer(faults.push(JSON.parse(sent)))
-      case 'DELETE /faults': return answer((faults = []))
+      case 'DELETE /faults': return answer([release(), (faults = [])])
+      case 'POST /release': return answer(release())
       case 'POST /move': return move(JSON.parse(sent)).then(answer, () => res.writeHead(500).end())
       default: return res.writeHead(404).end()
     }
