@@ -157,7 +157,7 @@ class Judge:
         known by the server's log alone.
         """
         return any(
-            mark["at"] <= self._workers.killed.get(mark["pid"], 0.0) <= mark["at"] + OVER
+            self._killed(mark["pid"], mark["at"], mark["at"] + OVER)
             or any(
                 # A shorter pause hides no answer: others have to wait until the lease is over.
                 (ended >= mark["at"] + TIMING.marked_lease and began <= mark["at"] + OVER)
@@ -167,6 +167,11 @@ class Judge:
             )
             for mark in self._announced.get((row.id, row.version), [])
         )
+
+    def _killed(self, pid: int, since: float, until: float) -> bool:
+        """Tell whether a worker may have been killed between two times."""
+        began, gone = self._workers.killed.get(pid, (0.0, 0.0))
+        return since <= gone and began <= until
 
     def _excuse(self, request: TokenRequest) -> str | None:
         """Tell what the harness did to a request, or to the worker that sent it."""
@@ -178,7 +183,7 @@ class Judge:
         pid, at = mark["pid"], mark["at"]
         answered = request.processed or request.arrived
         stored = self._commits.get((mark["session"], mark["version"], pid), float("inf"))
-        if at <= self._workers.killed.get(pid, 0.0) <= min(answered + OVER, stored):
+        if self._killed(pid, at, min(answered + OVER, stored)):
             return "killed"
         # A shorter pause is no excuse: others have to wait until the lease is over.
         if any(

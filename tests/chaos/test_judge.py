@@ -26,7 +26,7 @@ def judged(
     *,
     arrived: bool = True,
     revoked: bool = True,
-    killed: float | None = None,
+    killed: tuple[float, float] | None = None,
     paused: tuple[float, float] | None = None,
 ) -> Verdict:
     """Judge a row that ended after two announced requests, whose first was a worker's at `AT`."""
@@ -69,10 +69,13 @@ def judged(
 
 
 @pytest.mark.parametrize("arrived", [True, False], ids=["refused", "never sent"])
+@pytest.mark.parametrize(
+    "killed", [(AT + 0.1, AT + 60), (AT - 0.1, AT + 0.1)], ids=["after it", "meanwhile"]
+)
 def test_a_worker_that_was_killed_told_nobody_of_the_revocation(
-    tmp_path: Path, arrived: bool
+    tmp_path: Path, arrived: bool, killed: tuple[float, float]
 ) -> None:
-    verdict = judged(tmp_path, arrived=arrived, killed=AT + 0.1)
+    verdict = judged(tmp_path, arrived=arrived, killed=killed)
     assert (verdict.misnamed, verdict.violations) == (1, [])
 
 
@@ -85,15 +88,15 @@ def test_a_worker_that_was_paused_until_its_lease_was_over_told_nobody(tmp_path:
     ("killed", "paused"),
     [
         (None, None),
-        (AT - 1, None),
-        (AT + 60, None),
+        ((AT - 2, AT - 1), None),
+        ((AT + 60, AT + 61), None),
         (None, (AT + 0.1, AT + 1)),
         (None, (AT - 5, AT - 1)),
     ],
     ids=["in peace", "killed before", "killed long after", "paused shortly", "paused before"],
 )
 def test_a_refusal_that_somebody_heard_has_its_own_name(
-    tmp_path: Path, killed: float | None, paused: tuple[float, float] | None
+    tmp_path: Path, killed: tuple[float, float] | None, paused: tuple[float, float] | None
 ) -> None:
     verdict = judged(tmp_path, killed=killed, paused=paused)
     assert verdict.misnamed == 0
@@ -101,5 +104,5 @@ def test_a_refusal_that_somebody_heard_has_its_own_name(
 
 
 def test_what_nobody_revoked_is_not_misnamed(tmp_path: Path) -> None:
-    verdict = judged(tmp_path, revoked=False, killed=AT + 0.1)
+    verdict = judged(tmp_path, revoked=False, killed=(AT + 0.1, AT + 0.2))
     assert ["no rotation was lost" in one for one in verdict.violations] == [True]

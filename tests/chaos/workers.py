@@ -35,7 +35,8 @@ class Workers:
         self._random = random.Random(seed)
         self._paused: set[Worker] = set()
         self.running: list[Worker] = []
-        self.killed: dict[int, float] = {}
+        #: From before the kill until the process was gone: whatever it did, it may have done then.
+        self.killed: dict[int, tuple[float, float]] = {}
         self.pauses: dict[int, list[tuple[float, float]]] = {}
 
     async def start(self) -> None:
@@ -81,8 +82,11 @@ class Workers:
         if worker is None:
             return
         self.running.remove(worker)
-        self.killed[worker.pid] = time.time()
-        await _end(worker.process)
+        began = time.time()
+        try:
+            await _end(worker.process)
+        finally:
+            self.killed[worker.pid] = (began, time.time())
 
     async def pause(self, seconds: float) -> None:
         worker = self.any()
