@@ -169,7 +169,9 @@ async def test_a_slow_answer_ends_with_the_deadline(head: bytes, drop: bytes) ->
         for call in (net.get_json, net.get_text):
             with pytest.raises(Unreachable, match="within") as caught:
                 await call(server.url, deadline=0.2)
-            assert caught.value.sent
+            # Connecting is part of the deadline, and may take all of it.
+            assert caught.value.sent or not server.asked.is_set()
+            server.asked.clear()
 
 
 async def test_headers_that_drip_do_not_hold_a_pds_call() -> None:
@@ -178,7 +180,7 @@ async def test_headers_that_drip_do_not_hold_a_pds_call() -> None:
         with pytest.raises(Unreachable) as caught:
             await net.client.get(server.url, timeout=0.2)
 
-        assert caught.value.sent
+        assert caught.value.sent or not server.asked.is_set()
 
 
 @pytest.mark.parametrize(

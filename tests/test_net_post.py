@@ -160,7 +160,8 @@ async def test_a_post_without_answer_says_that_it_was_sent() -> None:
         with pytest.raises(Unreachable) as caught:
             await net.post_form(server.url, {}, deadline=0.2)
 
-        assert caught.value.sent
+        # Connecting is part of the deadline, and may take all of it.
+        assert caught.value.sent or not server.asked.is_set()
 
 
 async def test_cancelling_a_call_closes_its_socket() -> None:

@@ -11,6 +11,7 @@ from atproto_oauth_asgi.testing import Network
 from atproto_oauth_asgi.testing.web import Answer
 from tests.app.faulty_store import FaultyStore
 from tests.app.world import World, world
+from tests.virtual_time import in_virtual_time
 
 pytestmark = pytest.mark.anyio
 
@@ -205,23 +206,26 @@ async def test_unknown_members_and_odd_lifetimes_are_borne(expires_in: object) -
 
 
 @pytest.mark.spec("H9")
-async def test_a_session_without_refresh_token_ends_with_its_access_token() -> None:
-    async with world() as here:
-        callback = await here.approved()
-        with here.network.alter(
-            "/oauth/token",
-            success(lambda answer: answer.with_json(refresh_token=None, expires_in=1)),
-        ):
-            back = await here.browser.get(callback)
-        works = await here.browser.get("/me")
-        await anyio.sleep(1.01)
-        over = await here.browser.get("/me")
+def test_a_session_without_refresh_token_ends_with_its_access_token() -> None:
+    async def run() -> None:
+        async with world() as here:
+            callback = await here.approved()
+            with here.network.alter(
+                "/oauth/token",
+                success(lambda answer: answer.with_json(refresh_token=None, expires_in=1)),
+            ):
+                back = await here.browser.get(callback)
+            works = await here.browser.get("/me")
+            await anyio.sleep(1.01)
+            over = await here.browser.get("/me")
 
-        assert back.status_code == 303
-        assert works.status_code == 200
-        assert (over.status_code, over.json()["error"]) == (401, "session_revoked")
-        assert await here.who() is None
-        assert not here.network.token_requests("refresh_token")
+            assert back.status_code == 303
+            assert works.status_code == 200
+            assert (over.status_code, over.json()["error"]) == (401, "session_revoked")
+            assert await here.who() is None
+            assert not here.network.token_requests("refresh_token")
+
+    in_virtual_time(run)
 
 
 @pytest.mark.spec("H11", "K5")

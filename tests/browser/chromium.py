@@ -31,6 +31,8 @@ ARGUMENTS = [
 #: No name leads anywhere but to this computer.
 UNPLUGGED = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1"
 SECONDS = 15_000
+# What is expected takes no less time than what is clicked, and that is five seconds otherwise.
+expect.set_options(timeout=SECONDS)
 
 
 @contextlib.contextmanager
