@@ -70,7 +70,10 @@ class Committer:
         going: float | None = None
         while True:
             # Read before the try: the last one, when this process goes, is made after it is set.
-            if going is None and self._tasks.closing.is_set():
+            if not self._tasks.closing.is_set():
+                # Perhaps again: another owner has come.
+                going = None
+            elif going is None:
                 going = time.monotonic()
             last = going is not None and time.monotonic() - going >= self._timing.wait
             refreshed = Refreshed(

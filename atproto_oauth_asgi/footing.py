@@ -71,6 +71,10 @@ class Footing:
             on_login=on_login,
         )
         self._runtimes: WeakKeyDictionary[asyncio.AbstractEventLoop, Runtime] = WeakKeyDictionary()
+        # Held while what a loop had is closed: nobody opens the store in between.
+        self._closing: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = (
+            WeakKeyDictionary()
+        )
         # Most apps have one loop; looking in the weak dictionary costs more than the rest.
         self._last: tuple[asyncio.AbstractEventLoop | None, Runtime | None] = (None, None)
         self._lock = threading.Lock()
@@ -168,6 +172,7 @@ class Footing:
                 timing=core.timing,
                 watches=self._watches,
                 keep_alive=core.settings.keep_alive,
+                opening=self._closing.get(loop) or asyncio.Lock(),
                 events=core.events,
             )
             with self._lock:
@@ -205,7 +210,12 @@ class Footing:
                 return
             del self._runtimes[loop]
             self._last = (None, None)
-        await runtime.aclose()
+            self._closing[loop] = runtime.opening
+        try:
+            async with runtime.opening:
+                await runtime.aclose()
+        finally:
+            self._closing.pop(loop, None)
 
     def _net(self) -> Net:
         return self.runtime().net

@@ -50,6 +50,7 @@ class Runtime:
         timing: RefreshTiming,
         watches: Watches,
         keep_alive: bool,
+        opening: asyncio.Lock,
         events: Events,
     ) -> None:
         self.events = events
@@ -64,7 +65,7 @@ class Runtime:
         #: How many owners have come so far.
         self.entries = 0
         self.opened = False
-        self.opening = asyncio.Lock()
+        self.opening = opening
         self._chores: list[asyncio.Task[None]] = []
         self.sessions = Sessions(store=store, vault=vault, client=client, events=events)
         self.revoker = Revoker(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Coroutine, Iterable
+from collections.abc import Callable, Collection, Coroutine
 from typing import TypeVar
 
 import anyio
@@ -13,6 +13,8 @@ from atproto_oauth_asgi.errors import ATProtoOAuthError
 from atproto_oauth_asgi.instrumentation import Events
 
 T = TypeVar("T")
+#: Seconds that a cancelled task gets to come to its end.
+CANCEL_WITHIN = 5.0
 #: Tasks that were going on at some moment.
 Running = Collection[asyncio.Task[object]]
 
@@ -59,8 +61,9 @@ class Tasks:
         self._events = events
         self._tasks: set[asyncio.Task[object]] = set()
         self._spare: set[asyncio.Task[object]] = set()
-        # How many wait for the end of all tasks, and whether the event loop itself ends.
-        self._drains = 0
+        # The latest of those who wait for the end of all tasks: the earlier ones leave it to them.
+        self._latest: object = None
+        # Whether the event loop itself ends.
         self._over = False
         #: Set when the owner wants to go: whoever loops looks at it and comes to an end.
         self.closing = asyncio.Event()
@@ -106,33 +109,39 @@ class Tasks:
 
         Who is cancelled here has left nothing behind that would hinder whoever comes next.
         """
+        me = self._latest = object()
         self.closing.set()
-        self._drains += 1
         try:
-            await self._drain(timeout)
+            await self._drain(timeout, me)
         except asyncio.CancelledError:
-            if self._drains == 1:
+            if self._latest is me:
                 self.go_on()
             raise
-        finally:
-            self._drains -= 1
 
-    async def _drain(self, timeout: float) -> None:
+    async def _drain(self, timeout: float, me: object) -> None:
         loop = asyncio.get_running_loop()
         end = loop.time() + timeout
-        await _cancel(self._spare)
+        # A login may use a job, which leaves as the last owner: it does not wait for itself.
+        own = asyncio.current_task()
+
+        def goes_on() -> bool:
+            return self.closing.is_set() and self._latest is me
+
+        await _cancel(self._spare - {own})
         # A task that ends may have started another, such as a revocation.
-        while self._tasks and self.closing.is_set() and loop.time() < end:
-            await asyncio.wait(set(self._tasks), timeout=end - loop.time())
+        while (left := self._tasks - {own}) and goes_on() and loop.time() < end:
+            await asyncio.wait(left, timeout=end - loop.time())
         for _ in range(3):
-            if self.closing.is_set():
-                await _cancel(self._tasks | self._spare)
+            if goes_on():
+                await _cancel((self._tasks | self._spare) - {own})
 
 
-async def _cancel(tasks: Iterable[asyncio.Task[object]]) -> None:
-    for task in (left := set(tasks)):
+async def _cancel(tasks: Collection[asyncio.Task[object]]) -> None:
+    for task in tasks:
         task.cancel()
-    await asyncio.gather(*left, return_exceptions=True)
+    if tasks:
+        # What an app's own code swallows holds nobody up for ever.
+        await asyncio.wait(tasks, timeout=CANCEL_WITHIN)
 
 
 async def finish(task: asyncio.Future[T], *, within: float) -> None:
