@@ -131,3 +131,17 @@ def test_once_it_is_answered_nothing_is_in_the_air() -> None:
             assert not flight.served
 
     in_virtual_time(run)
+
+
+def test_a_session_that_is_too_old_by_then_is_left_alone() -> None:
+    async def run() -> None:
+        async with fleet() as here, here.worker() as one:
+            here.row.expires = here.clock()
+            flight = one.start()
+            await one.done(flight)
+            assert str(flight.error) == "The session is over."
+            assert one.live.ended_reason == "expired"
+            row = here.row
+            assert (row.lease_until, row.failures, row.version, here.sent) == (None, 0, 1, 0)
+
+    in_virtual_time(run)
