@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from atproto_oauth_asgi import ATProtoOAuth, ATProtoOAuthMiddleware, Event, refresh_request
+from atproto_oauth_asgi.authorization_server import attempt
 from atproto_oauth_asgi.core import Login
 from atproto_oauth_asgi.errors import RefreshFailed, StoreUnavailable
 from atproto_oauth_asgi.net import Net
@@ -224,7 +225,7 @@ class Crowd:
 
     async def attempt(self, *args: Any, **kwargs: Any) -> Any:
         """Answer a token request when the server has done its work, sooner or later."""
-        answer = await _attempt(*args, **kwargs)
+        answer = await attempt(*args, **kwargs)
         self.in_the_air += 1
         try:
             await asyncio.sleep(self.random.choice([0, 0.5, 5, 45]))
@@ -303,7 +304,6 @@ class Crowd:
             await asyncio.sleep(4000)
 
 
-_attempt = refresh_request.attempt
 _close = Net.aclose
 
 
