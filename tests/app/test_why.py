@@ -154,6 +154,21 @@ async def test_a_server_that_is_away_at_the_start() -> None:
         assert caught.value.identifier == here.network.host.origin
 
 
+@pytest.mark.parametrize(
+    ("status", "error", "said"), [(429, "slow_down", "429 slow_down"), (503, None, "503")]
+)
+async def test_a_server_in_trouble_at_the_start(status: int, error: str | None, said: str) -> None:
+    async with world() as here:
+        with (
+            here.network.alter("/oauth/par", refused(status, error=error)),
+            pytest.raises(PDSUnreachable) as caught,
+        ):
+            await here.oauth.authorize_redirect(CONNECTION, "alice.test")
+
+    words = f"The authorization server answered {said}; it may do so in a moment."
+    assert (str(caught.value), caught.value.identifier) == (words, "pds.example")
+
+
 async def test_a_start_that_succeeds() -> None:
     told: list[Event] = []
     async with world(on_event=told.append) as here:
